@@ -1,0 +1,8 @@
+"""The one exception that means "the input is at fault, not the program"."""
+
+
+class InputError(ValueError):
+    """Bad input. The message says what was expected, what was found and what to do.
+
+    The command line prints the message alone; every other exception keeps its traceback.
+    """
