@@ -1,0 +1,113 @@
+"""Captions for photos that have none: templates over the class name, with its article and its plural.
+
+A photo's caption is a pure function of (seed, photo), so neither order nor number of workers changes it. More than
+half of the captions are the three phrases that people type first: "a zebra", "zebra" and "a photo of a zebra".
+"""
+
+import hashlib
+
+# (template, weight): every phrase is true of any photo of the class, whatever the animal does in it.
+ONE = (
+    ("{a_name}", 4),
+    ("{name}", 3),
+    ("a photo of {a_name}", 4),
+    ("a picture of {a_name}", 1),
+    ("a photograph of {a_name}", 1),
+    ("an image of {a_name}", 1),
+    ("a photo of one {name}", 1),
+    ("this is {a_name}", 1),
+)
+# Where the label counts two or three animals.
+COUNTED = (
+    ("{number} {names}", 4),
+    ("a photo of {number} {names}", 3),
+    ("a picture of {number} {names}", 1),
+    ("{names}", 1),
+)
+# Where it counts more than anyone would count at a glance.
+MANY = (
+    ("{names}", 3),
+    ("several {names}", 2),
+    ("a photo of {names}", 2),
+    ("a photo of several {names}", 1),
+)
+NUMBERS = {2: "two", 3: "three"}
+
+# "an" goes with the sound, not the letter: these begin with a vowel and are spoken with a consonant, or the reverse.
+CONSONANT_SOUNDS = ("eu", "ewe", "one", "uakari", "ugand", "uni", "ural", "usu")
+VOWEL_SOUNDS = ("heir", "honest", "hour", "x-ray")
+
+# The last word's plural where no rule gives it; a key that begins with "-" is an ending ("dormouse", "werewolf").
+IRREGULAR_PLURALS = {
+    "bison": "bison",
+    "buffalo": "buffaloes",
+    "caribou": "caribou",
+    "cattle": "cattle",
+    "child": "children",
+    "elk": "elk",
+    "grouse": "grouse",
+    "human": "humans",
+    "larva": "larvae",
+    "mongoose": "mongooses",
+    "moose": "moose",
+    "mosquito": "mosquitoes",
+    "ox": "oxen",
+    "person": "people",
+    "plankton": "plankton",
+    "salmon": "salmon",
+    "shrimp": "shrimp",
+    "squid": "squid",
+    "swine": "swine",
+    "trout": "trout",
+    "-calf": "calves",
+    "-deer": "deer",
+    "-fish": "fish",
+    "-goose": "geese",
+    "-louse": "lice",
+    "-man": "men",
+    "-mouse": "mice",
+    "-sheep": "sheep",
+    "-wolf": "wolves",
+}
+
+
+def with_article(name: str) -> str:
+    """ "zebra" -> "a zebra", "elephant" -> "an elephant", "unicorn" -> "a unicorn"."""
+    vowel = name.startswith(tuple("aeiou")) and not name.startswith(CONSONANT_SOUNDS)
+    return f"an {name}" if vowel or name.startswith(VOWEL_SOUNDS) else f"a {name}"
+
+
+def plural(name: str) -> str:
+    """The plural of a lower-case class name, formed on its last word: "polar bear" -> "polar bears"."""
+    words, _, last = name.rpartition(" ")
+    return f"{words} {plural_word(last)}" if words else plural_word(last)
+
+
+def plural_word(word: str) -> str:
+    if word in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[word]
+    for ending, replacement in IRREGULAR_PLURALS.items():
+        if ending.startswith("-") and word.endswith(ending[1:]):
+            return word.removesuffix(ending[1:]) + replacement
+    if word.endswith("y") and not word.endswith(("ay", "ey", "oy", "uy")):
+        return word[:-1] + "ies"
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return word + "es"
+    return word + "s"
+
+
+def caption(name: str, count: int, seed: int, photo: str) -> str:
+    """The caption of one photo.
+
+    Args:
+        name: lower-case class name, which may hold spaces.
+        count: how many animals the photo's label shows; 0 or 1 where there is one, or nobody counted.
+        seed: any integer; another seed gives other captions.
+        photo: what tells this photo from all others (its digest).
+    """
+    templates = ONE if count < 2 else COUNTED if count in NUMBERS else MANY
+    phrases = [template for template, weight in templates for _ in range(weight)]
+    draw = int.from_bytes(hashlib.sha256(f"caption {seed} {photo}".encode()).digest()[:8])
+    return phrases[draw % len(phrases)].format(
+        name=name, a_name=with_article(name), names=plural(name), number=NUMBERS.get(count)
+    )
