@@ -1,4 +1,4 @@
-"""Real components of the real classes, shrunk until a picture takes milliseconds. No network, no weights from outside."""
+"""Real components of the real classes, shrunk until a picture takes milliseconds. Nothing comes over the network."""
 
 import os
 
