@@ -210,6 +210,8 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         """
         Embeddings of B prompts and of their negatives, each repeated `num_images_per_prompt` times.
 
+        Warns of a prompt that is longer than the text encoder takes, and of one that names no class of the model.
+
         Args:
             prompt (`str` or `list[str]`, *optional*): B texts; None with `prompt_embeds`.
             device (`torch.device`, *optional*): Where to, by default where the pipeline runs.
@@ -226,6 +228,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         device = device or self._execution_device
         batch_size = self._batch_size(prompt, prompt_embeds)
         if prompt_embeds is None:
+            self._warn_of_unknown_classes(prompt)
             prompt_embeds = self._embed(prompt, self.tokenizer.model_max_length, device)
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             if not isinstance(negative_prompt, list):
@@ -240,28 +243,27 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         return repeat(prompt_embeds), repeat(negative_prompt_embeds) if do_classifier_free_guidance else None
 
     def _embed(self, texts: str | list[str], length: int, device) -> torch.Tensor:
-        """Last hidden states `(B, length, hidden size)`; warns of a text that has more than `length` tokens."""
+        """Last hidden states `(B, length, hidden size)`."""
         texts = [texts] if isinstance(texts, str) else texts
-        for text, ids in zip(texts, self.tokenizer(texts, verbose=False).input_ids, strict=True):
+        whole = self.tokenizer(texts, verbose=False).input_ids
+        for text, ids in dict(zip(texts, whole, strict=True)).items():
             if len(ids) > length:
                 cut = self.tokenizer.decode(ids[length - 1 : -1])
                 logger.warning(
                     f"The prompt {text!r} has {len(ids)} tokens, the text encoder takes {length}; this part is cut"
                     f" off: {cut!r}."
                 )
-        ids = self.tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        return self.text_encoder(ids.to(device))[0]
+        padded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return self.text_encoder(padded.input_ids.to(device))[0]
 
     def _warn_of_unknown_classes(self, prompts: str | list[str]) -> None:
         if not self.classes:
             return
-        for prompt in [prompts] if isinstance(prompts, str) else prompts:
-            # "" asks for a picture of no class in particular; the model was trained for that too.
+        for prompt in dict.fromkeys([prompts] if isinstance(prompts, str) else prompts):
+            # "" asks for a picture of no class in particular; guidance needs a model that knows that too.
             if prompt and not any(names_class(prompt, class_name) for class_name in self.classes):
                 logger.warning(
-                    f"The prompt {prompt!r} names nothing the model was trained on. It knows:"
+                    f"The prompt {prompt!r} names nothing that the model was trained on. It knows:"
                     f" {', '.join(self.classes)}."
                 )
 
@@ -436,8 +438,6 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        if prompt is not None:
-            self._warn_of_unknown_classes(prompt)
 
         self._guidance_scale = guidance_scale
         self._guidance_rescale = guidance_rescale
