@@ -18,7 +18,17 @@ if TYPE_CHECKING:  # torch and diffusers take seconds to import; `--help` needs 
 
 MODEL = "models/animal-ldm-128"
 
-PNG_FIELDS = "prompt negative_prompt model steps guidance guidance_rescale guidance_interval dtype".split()
+# Arguments that the PNG text records, beside the seed.
+PNG_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "model",
+    "dtype",
+    "steps",
+    "guidance",
+    "guidance_rescale",
+    "guidance_interval",
+)
 
 # What a pipeline folder must hold beside weights, or else: transformers makes up a tokenizer where it finds no file.
 PIPELINE_FILES = (
@@ -123,7 +133,7 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> "
         pipeline = AnimalLDMPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     except OSError as error:
         if local:
-            raise InputError(f"The weights in {model} are incomplete; copy them again. {error}") from error
+            raise InputError(f"A file in {model} is missing or damaged; copy the folder again. {error}") from error
         reason = error.__cause__ or error
         if isinstance(reason, RepositoryNotFoundError):
             found = "the Hub has no model of that name that you may read"

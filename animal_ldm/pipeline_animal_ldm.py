@@ -169,13 +169,12 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             )
 
         if (prompt is None) == (prompt_embeds is None):
-            raise ValueError(
-                f"Give either `prompt` or `prompt_embeds`; {'neither' if prompt is None else 'both'} was given."
-            )
+            found = "neither" if prompt is None else "both"
+            raise ValueError(f"Give exactly one of `prompt` and `prompt_embeds`; found {found}.")
         if prompt is not None:
             check_texts("prompt", prompt)
         if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise ValueError("Give `negative_prompt`, `negative_prompt_embeds` or neither; both were given.")
+            raise ValueError("Give at most one of `negative_prompt` and `negative_prompt_embeds`; found both.")
         if negative_prompt is not None:
             check_texts("negative_prompt", negative_prompt)
             batch_size = self._batch_size(prompt, prompt_embeds)

@@ -1,5 +1,6 @@
 """Real components of the real classes, shrunk until a picture takes milliseconds. Nothing comes over the network."""
 
+import logging
 import os
 
 # Read by huggingface_hub at import: a test that reaches for the network fails instead of passing by luck.
@@ -98,3 +99,11 @@ def tiny_pipeline_folder(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     AnimalLDMPipeline(**tiny_components(), classes=TINY_CLASSES).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def library_warnings(caplog):
+    """Call it for the warnings logged below "diffusers" so far, whose logger does not propagate to caplog's."""
+    logging.getLogger("diffusers").addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    logging.getLogger("diffusers").removeHandler(caplog.handler)

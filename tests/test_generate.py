@@ -1,0 +1,197 @@
+"""`animal-ldm generate`, on a tiny pipeline folder."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from animal_ldm import cli
+from animal_ldm.errors import InputError
+from animal_ldm.generate import grid, grid_columns, main
+
+
+@pytest.fixture
+def generate(tiny_pipeline_folder, tmp_path, monkeypatch):
+    """Run `animal-ldm generate` in an empty folder, in two steps; returns that folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str) -> Path:
+        main(["a zebra", "--model", tiny_pipeline_folder, "--device", "cpu", "--steps", "2", *argv])
+        return tmp_path
+
+    return run
+
+
+@pytest.fixture
+def broken(tiny_pipeline_folder, tmp_path):
+    """A copy of the pipeline folder without one of its files, or with that file cut short."""
+
+    def copy(name: str, keep: int | None = None) -> str:
+        folder = tmp_path / "broken"
+        shutil.copytree(tiny_pipeline_folder, folder)
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        if keep is not None:
+            (folder / name).write_bytes(content[:keep])
+        return str(folder)
+
+    return copy
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_grid(generate, capsys):
+    out = generate("-n", "8", "--out", "zebras/grid.png") / "zebras" / "grid.png"
+    assert Image.open(out).size == (4 * 16, 2 * 16)
+    assert capsys.readouterr().out == "zebras/grid.png\n"
+
+
+def test_separate_pictures_are_the_cells_of_the_grid(generate):
+    folder = generate("-n", "3", "--seed", "5", "--out", "zebra.png")
+    generate("-n", "3", "--seed", "5", "--out", "zebra.png", "--separate")
+    names = ["zebra-000.png", "zebra-001.png", "zebra-002.png"]
+    assert sorted(path.name for path in folder.glob("zebra-*.png")) == names
+    row = np.concatenate([pixels(folder / name) for name in names], axis=1)
+    assert np.array_equal(row, pixels(folder / "zebra.png"))
+
+
+def test_a_picture_depends_on_its_seed_alone(generate):
+    """On neither the number of pictures, nor the batch size, nor the place; to one level of rounding."""
+    generate("-n", "5", "--seed", "7", "--out", "a.png", "--separate", "--batch_size", "2")
+    folder = generate("-n", "2", "--seed", "9", "--out", "b.png", "--separate")
+    assert abs(pixels(folder / "a-002.png") - pixels(folder / "b-000.png")).max() <= 1
+    assert abs(pixels(folder / "a-003.png") - pixels(folder / "b-001.png")).max() <= 1
+    assert abs(pixels(folder / "a-002.png") - pixels(folder / "a-003.png")).max() > 10
+
+
+def test_existing_file_is_overwritten(generate, tmp_path):
+    (tmp_path / "zebra.png").write_bytes(b"something else")
+    assert Image.open(generate("--out", "zebra.png") / "zebra.png").size == (16, 16)
+
+
+def test_png_text_holds_the_settings(generate, tiny_pipeline_folder):
+    folder = generate(
+        "-n", "2", "--seed", "3", "--guidance", "2.5", "--negative_prompt", "a löwe 🦁", "--out", "x.png", "--separate"
+    )
+    text = Image.open(folder / "x-001.png").text
+    assert text == {
+        "prompt": "a zebra",
+        "negative_prompt": "a löwe 🦁",
+        "model": tiny_pipeline_folder,
+        "dtype": "float32",
+        "steps": "2",
+        "guidance": "2.5",
+        "guidance_rescale": "0.0",
+        "guidance_interval": "(0.0, 1.0)",
+        "seed": "4",
+    }
+    assert Image.open(generate("-n", "2", "--seed", "3") / "pictures.png").text["seed"] == "3 to 4"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--guidance", "9"],
+        ["--guidance_rescale", "1"],
+        ["--guidance_interval", "0", "0.5"],
+        ["--negative_prompt", "a polar bear at night"],
+        ["--steps", "3"],
+        ["--dtype", "bfloat16"],
+        ["--seed", "1"],
+    ],
+    ids=" ".join,
+)
+def test_every_option_reaches_the_pipeline(generate, option):
+    plain = pixels(generate() / "pictures.png")
+    assert not np.array_equal(pixels(generate(*option) / "pictures.png"), plain)
+
+
+def test_class_warning_comes_once(generate, tiny_pipeline_folder, library_warnings):
+    main(
+        ["a pony", "--model", tiny_pipeline_folder, "--steps", "1", "-n", "3", "--batch_size", "1", "--device", "cpu"]
+    )
+    assert ["names nothing" in message for message in library_warnings()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"),
+    [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (8, 4, 2), (11, 4, 3), (64, 8, 8)],
+)
+def test_grid_is_near_square(count, columns, rows):
+    assert grid_columns(count) == columns
+    assert grid([Image.new("RGB", (3, 2))] * count).size == (3 * columns, 2 * rows)
+
+
+def test_empty_cells_are_white():
+    cells = np.asarray(grid([Image.new("RGB", (1, 1))] * 5))[..., 0]
+    assert cells.tolist() == [[0, 0, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["-n", "0"], "--number must be at least 1, but is 0"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--batch_size", "-1"], "--batch_size must be at least 1"),
+        (["--guidance_interval", "0.8", "0.2"], "but is 0.8 0.2"),
+        (["--out", "zebra.jpg"], "zebra.jpg"),
+        (["--model", "./nowhere"], "there is no folder ./nowhere"),
+        (["--model", "models/animal-ldm-128"], "Train one with `animal-ldm train`"),
+        (["--model", "nobody/nothing"], "nobody/nothing is no folder here, and the Hub could not be asked"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input(generate, option, message):
+    with pytest.raises(InputError, match=message):
+        generate(*option)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_index.json",
+        "tokenizer/tokenizer.json",
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+    ],
+)
+def test_folder_that_lacks_a_file(generate, broken, name):
+    with pytest.raises(InputError, match=Path(name).stem):
+        generate("--model", broken(name))
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/diffusion_pytorch_model.safetensors"])
+def test_file_cut_short(generate, broken, name):
+    with pytest.raises(InputError, match="copy the folder again"):
+        generate("--model", broken(name, keep=50))
+
+
+def test_command_line_prints_one_sentence(capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["generate", "a zebra", "--model", "./nowhere"])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_is_quick():
+    """It explains every argument without importing torch."""
+    code = """
+import sys
+from animal_ldm.cli import main
+try:
+    main(["generate", "--help"])
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "How many pictures." in done.stdout
+    assert "-n INT, --number INT" in done.stdout
