@@ -1,0 +1,92 @@
+"""The screened search gives what brute force in float64 gives, wherever float32 alone would not."""
+
+import pytest
+import torch
+
+from animal_ldm.evaluation import neighbours
+from animal_ldm.evaluation.neighbours import ball_counts, nearest
+
+
+def brute_force(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def features(kind: str, n: int = 200, dim: int = 48, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, dim, generator=generator)
+    return {
+        "gaussian": x,
+        "far from zero": 1e4 + x,  # float32 products lose all that is left of the distances
+        "tight clusters": 100 * torch.randn(4, dim, generator=generator)[torch.arange(n) % 4] + 1e-3 * x,
+        "duplicates": x[torch.arange(n) // 20],
+        "all the same": x[:1].expand(n, dim).clone(),
+        "on a grid": x.mul(2).round(),  # many equal distances
+    }[kind]
+
+
+KINDS = ["gaussian", "far from zero", "tight clusters", "duplicates", "all the same", "on a grid"]
+RANKS = [1, 3, 10]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearest_within_a_set(kind):
+    x = features(kind)
+    expected = brute_force(x, x).fill_diagonal_(torch.inf).sort(1).values[:, [rank - 1 for rank in RANKS]]
+    distances, index = nearest(x, x, RANKS, block=64)
+    assert torch.equal(distances, expected)
+    assert torch.equal(brute_force(x, x).gather(1, index), expected)
+    assert not (index == torch.arange(len(x))[:, None]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearest_in_another_set(kind):
+    x, y = features(kind), features(kind, n=70, seed=1)
+    expected = brute_force(x, y).sort(1).values[:, [rank - 1 for rank in RANKS]]
+    distances, index = nearest(x, y, RANKS, block=32)
+    assert torch.equal(distances, expected)
+    assert torch.equal(brute_force(x, y).gather(1, index), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", ["another draw", "the same features"])
+def test_ball_counts(kind, other):
+    real = features(kind)
+    fake = features(kind, n=150, seed=1) if other == "another draw" else real.flip(0)
+    distances = brute_force(real, fake)
+    real_radii, fake_radii = (nearest(x, x, RANKS)[0] for x in (real, fake))
+    for found, r, f in zip(ball_counts(real, fake, real_radii, fake_radii, block=64), real_radii.T, fake_radii.T):
+        assert found.fake_in_real == (distances <= r[:, None]).any(0).sum()
+        assert found.real_in_fake == (distances <= f).any(1).sum()
+        assert found.pairs_in_real == (distances < r[:, None]).sum()
+        assert found.real_covered == (distances < r[:, None]).any(1).sum()
+
+
+@pytest.mark.parametrize("block", [5, 64, 200, 4096])
+def test_block_size_does_not_matter(block):
+    x, y = features("tight clusters"), features("tight clusters", seed=1)
+    radii = nearest(x, x, RANKS)[0]
+    assert torch.equal(nearest(x, x, RANKS, block=block)[0], radii)
+    assert ball_counts(x, y, radii, radii, block=block) == ball_counts(x, y, radii, radii)
+
+
+def test_bounds_hold_in_reduced_matmul_precision():
+    """A program around may have allowed TF32 or bfloat16 products; the bounds are for float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        x = features("gaussian", n=400)
+        expected = brute_force(x, x).fill_diagonal_(torch.inf).sort(1).values[:, [2]]
+        assert torch.equal(nearest(x, x, [3])[0], expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_few_pairs_are_measured_one_by_one(monkeypatch):
+    """The screening is what makes it fast: on ordinary features float64 sees a few pairs per feature, not all."""
+    measured = []
+    measure = neighbours._measure
+    monkeypatch.setattr(neighbours, "_measure", lambda a, b, i, j: measured.append(len(i)) or measure(a, b, i, j))
+    x = features("gaussian", n=1000, dim=256)
+    nearest(x, x, [3, 10])
+    assert sum(measured) < 5 * len(x)
