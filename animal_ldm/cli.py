@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 
 from . import __version__
 from .errors import InputError
@@ -31,13 +32,14 @@ def main(argv: list[str] | None = None) -> None:
     elif argv[0] not in VERBS:
         sys.exit(f"animal-ldm: there is no verb {argv[0]!r}.\n\n{usage()}")
     else:
-        run(VERBS[argv[0]][0], argv[1:])
+        module, _ = VERBS[argv[0]]
+        exit_on_bad_input(lambda: importlib.import_module(module).main(argv[1:]))
 
 
-def run(module: str, argv: list[str] | None = None) -> None:
-    """Call `main(argv)` of `module`; bad input ends in one sentence and exit code 2, not in a traceback."""
+def exit_on_bad_input(main: Callable[[], None]) -> None:
+    """Call `main`; bad input ends in one sentence and exit code 2, not in a traceback."""
     try:
-        importlib.import_module(module).main(argv)
+        main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

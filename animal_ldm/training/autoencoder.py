@@ -1,0 +1,409 @@
+"""Train the autoencoder: `accelerate launch -m animal_ldm.training.autoencoder` or `animal-ldm train-autoencoder`.
+
+L1 + LPIPS + KL, then, late, a patch discriminator: the recipe of latent diffusion (arXiv 2112.10752, appendix G).
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from diffusers.optimization import get_scheduler
+from PIL import Image
+
+from ..arguments import parse
+from ..cli import exit_on_bad_input
+from ..data.prepared import PreparedSplit, load_split
+from ..errors import InputError
+from .cache import cached_array, fingerprint
+from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from .ema import EMA
+from .models import build_autoencoder, load_component
+from .perceptual import PerceptualDistance
+from .run import Run, start_accelerator
+from .stream import ImageStream, micro_batches, step_generator
+
+
+@dataclass(frozen=True)
+class AutoencoderArguments:
+    """Train an AutoencoderKL on prepared photos.
+
+    Writes OUTPUT_DIR/vae (EMA weights, latents of zero mean and unit variance per channel), training_report.json
+    with PSNR and LPIPS on the validation split, sample reconstructions, and checkpoints to resume from.
+    """
+
+    # Prepared dataset, as written by `animal-ldm prepare`; its photos may be larger than --image_size.
+    data: str
+    # Folder for the autoencoder, its checkpoints, logs and report.
+    output_dir: str
+    # Side of the random crops trained on, in pixels.
+    image_size: int = 128
+    # Size of a new autoencoder (3, 11, 21 and 84 million parameters at factor 8).
+    preset: Literal["tiny", "small", "medium", "large"] = "small"
+    # Go on from this autoencoder (Hub id or folder) instead of a new one.
+    pretrained: str | None = None
+    # Pixels per latent, along each side: 4 or 8.
+    downsample_factor: int = 8
+    # Channels of the latent: 4 to 16.
+    latent_channels: int = 4
+    # Length of the run, in passes over the training photos.
+    num_epochs: float = 60
+    # Photos per optimizer step, over all processes and accumulation steps.
+    batch_size: int = 16
+    # Backward passes per optimizer step and process.
+    gradient_accumulation_steps: int = 1
+    # Peak learning rate of AdamW.
+    learning_rate: float = 4e-4
+    # Optimizer steps until the learning rate reaches its peak.
+    num_warmup_steps: int = 200
+    # Course of the learning rate after its peak.
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    # Largest norm of the gradient.
+    max_grad_norm: float = 1.0
+    # Weight of LPIPS against L1; 0 trains without.
+    perceptual_weight: float = 1.0
+    # SqueezeNet 1.1 backbone of LPIPS as safetensors; by default torchvision's own is downloaded.
+    perceptual_weights: str | None = None
+    # Weight of the KL divergence, summed over the latent and divided by the number of pixel values.
+    kl_weight: float = 1e-6
+    # Weight of the patch discriminator's loss; 0 trains without.
+    discriminator_weight: float = 0.5
+    # Share of the run after which the discriminator joins.
+    discriminator_start: float = 0.6
+    # Half-life of the averaged weights (EMA), in photos.
+    ema_half_life: float = 10_000
+    # Randomness of order, crops, flips and noise.
+    seed: int = 423432
+    # Arithmetic of the forward pass.
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    # Compile the network with torch.compile.
+    compile: bool = False
+    # Photos between two validations.
+    validate_every: int = 10_000
+    # Validation photos at each of them (the last validation takes all).
+    validation_images: int = 256
+    # Photos between two checkpoints.
+    checkpoint_every: int = 10_000
+    # How many checkpoints to keep.
+    checkpoints_total_limit: int = 2
+    # Go on from the newest checkpoint in OUTPUT_DIR.
+    resume: bool = False
+    # Trackers, with commas: tensorboard, wandb, …, or none.
+    report_to: str = "tensorboard"
+    # Country of the machine, three letters (FRA, USA, …), for energy and CO2; without it they are "not measured".
+    country: str | None = None
+    # Where computed arrays are kept between runs.
+    cache_dir: str = "outputs/cache"
+
+
+class Reconstruction(torch.nn.Module):
+    """The autoencoder's whole pass in one `forward`, for that is what accelerate wraps and synchronises."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `(B, 3, H, W)` and standard normal noise `(B, C, h, w)` to reconstructions and the posterior's KL.
+
+        The KL divergence to N(0, I) is summed over the latent: `(B,)`.
+        """
+        posterior = self.vae.encode(images).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        latents = mean + torch.exp(0.5 * logvar) * noise
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
+        return self.vae.decode(latents).sample, kl
+
+
+def pixel_array(accelerator: Accelerator, split: PreparedSplit, cache_dir: str) -> np.ndarray:
+    """All photos of a split, uint8 `(N, H, W, 3)`, memory-mapped."""
+    shape = split.image(0).shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        images = [split.image(i) for i in range(start, stop)]
+        for file, image in zip(split.files[start:stop], images, strict=True):
+            if image.shape != shape:
+                raise InputError(
+                    f"expected photos of {shape[1]} x {shape[0]} pixels throughout, as `animal-ldm prepare` writes "
+                    f"them, found {image.shape[1]} x {image.shape[0]} in {split.folder / file}"
+                )
+        return np.stack(images)
+
+    key = fingerprint("pixels", split.fingerprint())
+    return cached_array(accelerator, cache_dir, key, (len(split), *shape), np.uint8, read, "reading photos")
+
+
+def random_crops(pixels: np.ndarray, size: int, generator: torch.Generator) -> np.ndarray:
+    """Square crops at random places, half of them mirrored: uint8 `(B, H, W, 3)` to `(B, size, size, 3)`."""
+    count, height, width = pixels.shape[:3]
+    tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
+    lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
+    flips = torch.rand(count, generator=generator).lt(0.5).tolist()
+    crops = [
+        image[top : top + size, left : left + size][:, :: -1 if flip else 1]
+        for image, top, left, flip in zip(pixels, tops, lefts, flips, strict=True)
+    ]
+    return np.stack(crops)
+
+
+def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Central squares: uint8 `(B, H, W, 3)` to `(B, size, size, 3)`."""
+    top, left = (pixels.shape[1] - size) // 2, (pixels.shape[2] - size) // 2
+    return pixels[:, top : top + size, left : left + size]
+
+
+def to_model_range(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 `(B, H, W, 3)` to float32 `(B, 3, H, W)` in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_picture(images: torch.Tensor) -> np.ndarray:
+    """Float `(B, 3, H, W)` in [-1, 1] to uint8 `(B, H, W, 3)`."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def latent_statistics(
+    vae: AutoencoderKL, pixels: np.ndarray, size: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each latent channel over drawn posteriors: two `(C,)`, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    moments = []
+    for start in range(0, len(pixels), 64):
+        images = to_model_range(center_crop(pixels[start : start + 64], size)).to(vae.device)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        latents = posterior.mean.cpu() + posterior.std.cpu() * noise
+        latents = latents.double().transpose(0, 1).flatten(1)
+        moments.append(
+            torch.stack([latents.sum(1), latents.square().sum(1), torch.full((len(latents),), latents.shape[1])])
+        )
+    total, squares, count = torch.stack(moments).sum(0)
+    mean = total / count
+    return mean, (squares / count - mean.square()).sqrt()
+
+
+@torch.no_grad()
+def normalize_latents(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Fold `(z - mean) / std` into the 1x1 convolutions on both sides of the latent; reconstructions do not change.
+
+    Args:
+        mean, std: `(C,)`, of the latents as they are.
+    """
+    channels = len(mean)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    mean, std = mean.to(quant.weight), std.to(quant.weight)
+    # encoder side: mean' = (mean - m) / s and logvar' = logvar - 2 log s
+    quant.weight[:channels] /= std[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+    quant.bias[channels:] -= 2 * std.log()
+    # decoder side: post(s z' + m); the bias first, for it needs the old weight
+    post.bias += (post.weight.flatten(1) * mean).sum(1)
+    post.weight *= std[None, :, None, None]
+
+
+@torch.no_grad()
+def validate(
+    vae: AutoencoderKL, pixels: np.ndarray, size: int, perceptual: PerceptualDistance | None
+) -> dict[str, float]:
+    """PSNR in dB (mean over photos), LPIPS, and the latents' mean and standard deviation, from posterior means."""
+    psnr, lpips, latents = [], [], []
+    for start in range(0, len(pixels), 32):
+        images = to_model_range(center_crop(pixels[start : start + 32], size)).to(vae.device)
+        encoded = vae.encode(images).latent_dist.mode()
+        decoded = vae.decode(encoded).sample.clamp(-1, 1)
+        latents.append(encoded)
+        # pixel values span 2, so the peak is 2
+        psnr.append(10 * torch.log10(4 / (decoded - images).square().mean(dim=(1, 2, 3))))
+        if perceptual is not None:
+            lpips.append(perceptual(decoded, images))
+    latents = torch.cat(latents)
+    values = {
+        "validation/psnr": torch.cat(psnr).mean().item(),
+        "validation/latent_mean": latents.mean().item(),
+        "validation/latent_std": latents.std().item(),
+        "validation/images": len(pixels),
+    }
+    return values | ({"validation/lpips_squeeze": torch.cat(lpips).mean().item()} if lpips else {})
+
+
+@torch.no_grad()
+def reconstruction_grid(vae: AutoencoderKL, pixels: np.ndarray, size: int, count: int = 24) -> Image.Image:
+    """Photos, each with its reconstruction to the right of it, six pairs a row."""
+    chosen = np.linspace(0, len(pixels) - 1, min(count, len(pixels))).astype(int)
+    photos = center_crop(pixels[chosen], size)
+    decoded = to_picture(vae.decode(vae.encode(to_model_range(photos).to(vae.device)).latent_dist.mode()).sample)
+    pairs = np.concatenate([photos, decoded], axis=2)
+    rows = [np.concatenate(list(pairs[start : start + 6]), axis=1) for start in range(0, len(pairs) // 6 * 6, 6)]
+    return Image.fromarray(np.concatenate(rows) if rows else np.concatenate(list(pairs)))
+
+
+def load_or_build(arguments: AutoencoderArguments) -> AutoencoderKL:
+    if arguments.pretrained is None:
+        return build_autoencoder(
+            arguments.preset, arguments.image_size, arguments.downsample_factor, arguments.latent_channels
+        )
+    return load_component(AutoencoderKL, arguments.pretrained, "vae")
+
+
+def train(arguments: AutoencoderArguments) -> None:
+    """Train as `arguments` say; see `AutoencoderArguments` for what is written."""
+    accelerator = start_accelerator(arguments.output_dir, arguments.mixed_precision, arguments.report_to)
+    train_split, validation_split = (
+        load_split(arguments.data, "train"),
+        load_split(arguments.data, "validation"),
+    )
+    pixels = pixel_array(accelerator, train_split, arguments.cache_dir)
+    validation_pixels = pixel_array(accelerator, validation_split, arguments.cache_dir)
+    size = arguments.image_size
+    if min(pixels.shape[1:3]) < size:
+        raise InputError(
+            f"expected photos of at least {size} pixels, found {pixels.shape[2]} x {pixels.shape[1]} in "
+            f"{arguments.data}; prepare them with --image_size {size} or more"
+        )
+
+    torch.manual_seed(arguments.seed)
+    vae = load_or_build(arguments)
+    discriminator = PatchDiscriminator()
+    perceptual = PerceptualDistance(arguments.perceptual_weights) if arguments.perceptual_weight else None
+    run = Run(
+        accelerator,
+        arguments,
+        identity={"data": train_split.fingerprint(), "vae": dict(vae.config)["block_out_channels"]},
+        batch_size=arguments.batch_size,
+        total_images=round(arguments.num_epochs * len(train_split)),
+    )
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    discriminator_optimizer = torch.optim.AdamW(
+        discriminator.parameters(), lr=arguments.learning_rate, betas=(0.5, 0.9), weight_decay=0.0
+    )
+    lr_scheduler = get_scheduler(
+        "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
+        optimizer,
+        num_warmup_steps=arguments.num_warmup_steps,
+        num_training_steps=run.total_steps,
+    )
+    model, judge = Reconstruction(vae), discriminator
+    if perceptual is not None:
+        perceptual.to(accelerator.device)
+    model, judge, optimizer, discriminator_optimizer = accelerator.prepare(
+        model, judge, optimizer, discriminator_optimizer
+    )
+    ema = EMA(vae.parameters(), arguments.ema_half_life)
+    run.resume(
+        vae=vae,
+        discriminator=discriminator,
+        optimizer=optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        lr_scheduler=lr_scheduler,
+        ema=ema,
+    )
+    if arguments.compile:
+        vae.encoder.compile()
+        vae.decoder.compile()
+
+    stream = ImageStream(train_split.labels, arguments.seed)
+    latent_shape = (vae.config.latent_channels, *2 * [size // 2 ** (len(vae.config.block_out_channels) - 1)])
+    adversarial_from = arguments.discriminator_start * run.total_images
+
+    def reconstruction_loss(batch: torch.Tensor, decoded: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+        loss = (decoded - batch).abs().mean() + arguments.kl_weight * kl.mean() / batch[0].numel()
+        if perceptual is not None:
+            with accelerator.autocast():
+                loss = loss + arguments.perceptual_weight * perceptual(decoded, batch).float().mean()
+        return loss
+
+    for images_seen in run.steps():
+        generator = step_generator(arguments.seed, images_seen)
+        chosen = stream.indices(images_seen, arguments.batch_size)
+        batch = to_model_range(random_crops(pixels[chosen], size, generator)).to(accelerator.device)
+        noise = torch.randn((len(batch), *latent_shape), generator=generator).to(accelerator.device)
+        adversarial = arguments.discriminator_weight > 0 and images_seen >= adversarial_from
+        parts = arguments.gradient_accumulation_steps
+        pieces = list(micro_batches(len(batch), parts, accelerator.process_index, accelerator.num_processes))
+        values = torch.zeros(2, device=accelerator.device)
+        fakes = []
+        for piece in pieces:
+            last = piece is pieces[-1]
+            with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    decoded, kl = model(batch[piece], noise[piece])
+                decoded = decoded.float()
+                loss = reconstruction_loss(batch[piece], decoded, kl)
+                values[0] += loss.detach() / parts
+                if adversarial:
+                    fakes.append(decoded.detach())
+                    judge.requires_grad_(False)
+                    with accelerator.autocast():
+                        fooling = -judge(decoded).float().mean()
+                    judge.requires_grad_(True)
+                    weight = adaptive_weight(loss, fooling, vae.decoder.conv_out.weight)
+                    loss = loss + arguments.discriminator_weight * weight * fooling
+                accelerator.backward(loss / parts)
+        accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+
+        for piece, fake in zip(pieces, fakes, strict=False):
+            with contextlib.nullcontext() if piece is pieces[-1] else accelerator.no_sync(judge):
+                with accelerator.autocast():
+                    real_verdicts, fake_verdicts = judge(torch.cat([batch[piece], fake])).float().chunk(2)
+                loss = hinge_loss(real_verdicts, fake_verdicts)
+                values[1] += loss.detach() / parts
+                accelerator.backward(loss / parts)
+        if adversarial:
+            discriminator_optimizer.step()
+            discriminator_optimizer.zero_grad()
+
+        run.advance()
+        ema.update(run.images_seen, arguments.batch_size)
+        run.track_loss("train/loss", values[0])
+        if adversarial:
+            run.track_loss("train/discriminator_loss", values[1])
+        if run.due(arguments.validate_every) and accelerator.is_main_process:
+            done = run.images_seen >= run.total_images
+            some = (
+                validation_pixels
+                if done
+                else validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
+            )
+            with ema.swapped_in():
+                run.log(validate(vae, some, size, perceptual))
+                run.log_picture("reconstructions", reconstruction_grid(vae, validation_pixels, size))
+        if run.due(arguments.checkpoint_every):
+            run.checkpoint()
+
+    if accelerator.is_main_process:
+        with ema.swapped_in():
+            save_autoencoder(vae, pixels, arguments, run)
+    accelerator.end_training()
+
+
+def save_autoencoder(vae: AutoencoderKL, pixels: np.ndarray, arguments: AutoencoderArguments, run: Run) -> None:
+    """Normalise the latents, measure `scaling_factor`, and write the autoencoder with the run's report."""
+    mean, std = latent_statistics(vae, pixels, arguments.image_size, arguments.seed)
+    vae.register_to_config(scaling_factor=1.0)
+    normalize_latents(vae, mean, std)
+    _, std_after = latent_statistics(vae, pixels, arguments.image_size, arguments.seed)
+    vae.register_to_config(scaling_factor=round(1 / std_after.square().mean().sqrt().item(), 6))
+    vae.save_pretrained(run.output_dir / "vae")
+    run.write_report(
+        run.output_dir,
+        latent_mean_before_normalisation=mean.tolist(),
+        latent_std_before_normalisation=std.tolist(),
+        scaling_factor=vae.config.scaling_factor,
+    )
+    final = run.history[-1]
+    print(f"{run.output_dir / 'vae'}: " + ", ".join(f"{name} {value:.4g}" for name, value in final.items()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    train(parse(AutoencoderArguments, argv, prog="animal-ldm train-autoencoder"))
+
+
+if __name__ == "__main__":
+    exit_on_bad_input(main)

@@ -1,0 +1,69 @@
+"""What the denoiser learns: to predict the noise, or the velocity, of noised latents."""
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel
+
+
+class Denoiser(nn.Module):
+    """UNet, and the text encoder if it is trained along, in one `forward`: what accelerate wraps and synchronises."""
+
+    def __init__(self, unet: nn.Module, text_encoder: CLIPTextModel | None):
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+        """Prediction `(B, C, h, w)` from noisy latents `(B, C, h, w)`, timesteps `(B,)` and captions.
+
+        Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained along.
+        """
+        if self.text_encoder is not None:
+            # captions repeat within a batch: each distinct one is encoded once
+            distinct, inverse = torch.unique(captions, dim=0, return_inverse=True)
+            captions = self.text_encoder(distinct)[0][inverse]
+        return self.unet(noisy_latents, timesteps, captions, return_dict=False)[0]
+
+
+def build_noise_scheduler(num_train_timesteps: int, prediction_type: str) -> DDPMScheduler:
+    """Latent diffusion's schedule (arXiv 2112.10752): `scaled_linear` from 0.00085 to 0.012."""
+    return DDPMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction_type,
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def training_target(
+    noise_scheduler: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """What the network is to predict: the noise, or the velocity (Salimans & Ho 2022, arXiv 2202.00512)."""
+    if noise_scheduler.config.prediction_type == "epsilon":
+        return noise
+    return noise_scheduler.get_velocity(latents, noise, timesteps)
+
+
+def loss_weights(noise_scheduler: DDPMScheduler, timesteps: torch.Tensor, snr_gamma: float | None) -> torch.Tensor:
+    """Weight of each sample's loss, `(B,)`: 1, or min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556, section 3.4).
+
+    min(SNR, gamma) weighs the error of the predicted clean latents; it is SNR times the squared error of epsilon's
+    inverse, and SNR + 1 times that of v's.
+    """
+    if snr_gamma is None:
+        return torch.ones(len(timesteps), device=timesteps.device)
+    snr = compute_snr(noise_scheduler, timesteps)
+    per_unit = snr if noise_scheduler.config.prediction_type == "epsilon" else snr + 1
+    return snr.clamp(max=snr_gamma) / per_unit
+
+
+def diffusion_loss(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean squared error, in float32."""
+    errors = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))  # (B,)
+    return (errors * weights).mean()

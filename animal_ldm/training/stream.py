@@ -1,0 +1,69 @@
+"""The order in which a run sees its photos, as a pure function of (seed, images seen).
+
+Nothing here keeps state: the batch at position `images_seen` is the same whether the run got there in one stretch,
+was killed and resumed, or is split over any number of processes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+
+class ImageStream:
+    """Endless stream of dataset indices: a fresh permutation per epoch.
+
+    Args:
+        labels: class of each image; only its length matters unless `balanced`.
+        seed: of the permutations.
+        balanced: every class is drawn equally often; within a class each image comes once before any comes again.
+    """
+
+    def __init__(self, labels: Sequence[str], seed: int, balanced: bool = False):
+        groups = [np.flatnonzero(np.asarray(labels) == name) for name in sorted(set(labels))]
+        self.groups = groups if balanced else [np.arange(len(labels))]
+        self.seed = seed
+
+    def indices(self, images_seen: int, count: int) -> np.ndarray:
+        """Dataset indices of images `images_seen` … `images_seen + count - 1` of the stream, int64 `(count,)`."""
+        positions = np.arange(images_seen, images_seen + count)
+        # Rounds of one draw per group, the groups in a new order each round.
+        rounds, slots = np.divmod(positions, len(self.groups))
+        chosen = np.empty(count, np.int64)
+        for i, (round_, slot) in enumerate(zip(rounds, slots, strict=True)):
+            group = self._permutation(len(self.groups), round_, 0)[slot] if len(self.groups) > 1 else 0
+            members = self.groups[group]
+            epoch, rank = divmod(int(round_), len(members))
+            chosen[i] = members[self._permutation(len(members), epoch, 1 + group)[rank]]
+        return chosen
+
+    def _permutation(self, size: int, epoch: int, stream: int) -> np.ndarray:
+        key = (size, int(epoch), int(stream))
+        if key not in self._recent:
+            if len(self._recent) > 4 * len(self.groups) + 4:
+                self._recent.clear()
+            self._recent[key] = np.random.default_rng((self.seed, stream, int(epoch))).permutation(size)
+        return self._recent[key]
+
+    @property
+    def _recent(self) -> dict:
+        # Permutations in use: recomputing one per image would cost O(dataset).
+        return self.__dict__.setdefault("_recent_permutations", {})
+
+
+def step_seed(seed: int, images_seen: int, stream: int = 0) -> int:
+    """Seed of the batch at `images_seen`; different `stream`s are independent."""
+    return int(np.random.SeedSequence((seed, images_seen, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def step_generator(seed: int, images_seen: int) -> torch.Generator:
+    """CPU generator of everything random in the batch at `images_seen`: crops, flips, noise, timesteps, dropout."""
+    return torch.Generator().manual_seed(step_seed(seed, images_seen))
+
+
+def micro_batches(batch_size: int, parts: int, process: int, processes: int) -> Iterator[slice]:
+    """Slices of the global batch that `process` handles, one per accumulation step of `parts`."""
+    size = batch_size // (parts * processes)
+    for part in range(parts):
+        start = (part * processes + process) * size
+        yield slice(start, start + size)

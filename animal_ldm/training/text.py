@@ -1,0 +1,98 @@
+"""Captions for the UNet: a frozen text encoder's embeddings, or a small encoder that is trained along."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from .cache import cached_array, fingerprint, module_fingerprint
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+# A small encoder's size: captions over a few dozen words need no more.
+WIDTH, LAYERS, TOKENS, VOCABULARY = 128, 2, 32, 4096
+
+
+def build_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with merges learned from `captions`; any other text still encodes, byte by byte."""
+    letters = sorted(ByteLevel.alphabet())
+    alphabet = [*letters, *(letter + "</w>" for letter in letters)]
+    # CLIP's own normalisation and word splitting, so that the merges are of the words it will see.
+    backend = CLIPTokenizer(vocab=_vocabulary(alphabet), merges=[]).backend_tokenizer
+    trainer = BpeTrainer(
+        vocab_size=VOCABULARY - len(letters),
+        initial_alphabet=letters,
+        end_of_word_suffix="</w>",
+        special_tokens=[START, END],
+        show_progress=False,
+    )
+    backend.train_from_iterator(captions, trainer)
+    merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
+    vocabulary = _vocabulary([*alphabet, *("".join(pair) for pair in merges)])
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+
+
+def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A small `CLIPTextModel` with random weights: token ids `(B, 32)` to embeddings `(B, 32, 128)`."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=WIDTH // 32,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+class Captions:
+    """The captions of a dataset, each distinct one tokenised (and, for a frozen encoder, encoded) once.
+
+    `table[i]` is what the denoiser takes for caption `i`: token ids `(L,)` if the encoder is trained along, its
+    embedding `(L, D)` if it is frozen. `table[0]` is the empty caption, for classifier-free guidance
+    (arXiv 2207.12598).
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        texts: Sequence[str],
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        frozen: bool,
+        cache_dir: str,
+    ):
+        self.tokenizer = tokenizer
+        distinct = ["", *sorted(set(texts) - {""})]
+        self.index = {text: i for i, text in enumerate(distinct)}
+        ids = tokenizer(
+            distinct, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="np"
+        ).input_ids
+        self.table = self._encode(accelerator, ids, text_encoder, cache_dir) if frozen else ids
+
+    @staticmethod
+    @torch.no_grad()
+    def _encode(accelerator: Accelerator, ids: np.ndarray, encoder: CLIPTextModel, cache_dir: str) -> np.ndarray:
+        def embed(start: int, stop: int) -> np.ndarray:
+            return encoder(torch.as_tensor(ids[start:stop], device=encoder.device))[0].float().cpu().numpy()
+
+        key = fingerprint("captions", module_fingerprint(encoder), ids.tolist())
+        shape = (*ids.shape, encoder.config.hidden_size)
+        return cached_array(accelerator, cache_dir, key, shape, np.float32, embed, "encoding captions")
+
+    def numbers(self, texts: Sequence[str]) -> np.ndarray:
+        """Index into `table` of each text, int64; a text that was not given at the start raises KeyError."""
+        return np.array([self.index[text] for text in texts])

@@ -1,0 +1,241 @@
+"""The whole training script on real tiny components; the shared fixtures are in tests/training/conftest.py."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import train_text_to_image
+from animal_ldm import AnimalLDMPipeline
+from animal_ldm.errors import InputError
+from tests.training.conftest import assert_same_weights, parts, prepared, weights_of  # noqa: F401
+from train_text_to_image import TrainingArguments, train
+
+ROOT = Path(train_text_to_image.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state():
+    """Accelerate keeps one state per process; tests that choose another precision need their own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def arguments(prepared, parts, tmp_path) -> TrainingArguments:  # noqa: F811
+    """Three steps an epoch; dropout on, so that its randomness is tested too."""
+    return TrainingArguments(
+        data=prepared,
+        output_dir=str(tmp_path / "model"),
+        vae=parts["vae"],
+        text_encoder="scratch",
+        unet=parts["unet_scratch"],
+        image_size=16,
+        num_epochs=2,
+        batch_size=8,
+        learning_rate=1e-3,
+        num_warmup_steps=2,
+        dropout=0.1,
+        validate_every=24,
+        checkpoint_every=24,
+        samples_per_class=2,
+        num_inference_steps=2,
+        report_to="none",
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def flags(arguments: TrainingArguments) -> list[str]:
+    """The command line that gives these arguments."""
+    given = []
+    for name, value in dataclasses.asdict(arguments).items():
+        if isinstance(value, bool):
+            given.append(f"--{name}" if value else f"--no_{name}")
+        elif value is not None:
+            given += [f"--{name}", str(value)]
+    return given
+
+
+def history(arguments: TrainingArguments, name: str) -> list[float]:
+    report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
+    return [entry[name] for entry in report["history"] if name in entry]
+
+
+def test_result_is_a_pipeline_that_plain_stable_diffusion_loads_too(arguments):
+    train(arguments)
+    ours = AnimalLDMPipeline.from_pretrained(arguments.output_dir)
+    plain = StableDiffusionPipeline.from_pretrained(arguments.output_dir)
+    assert sorted(ours.config.classes) == ["lion", "zebra"]
+    pictures = [
+        np.asarray(
+            pipeline(
+                "a zebra",
+                num_inference_steps=3,
+                guidance_scale=3.0,
+                generator=torch.Generator().manual_seed(0),
+                output_type="np",
+            ).images
+        )
+        for pipeline in (ours, plain)
+    ]
+    assert np.array_equal(*pictures)
+    grid = Image.open(Path(arguments.output_dir, "samples", "samples-0000000048.png"))
+    assert grid.size == (2 * 16, 2 * 16)
+
+
+def test_report_says_what_was_done(arguments):
+    train(arguments)
+    report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
+    assert report["images_seen"] == 48 and report["training_photos"] == 24
+    assert report["arguments"]["batch_size"] == 8 and report["identity"]["seed"] == arguments.seed
+    assert report["wall_time_seconds"] > 0 and report["co2_kg"] == report["energy_kwh"] == "not measured"
+    assert report["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert report["hardware"]["processes"] == 1
+
+
+def test_it_learns(arguments):
+    train(dataclasses.replace(arguments, num_epochs=40, learning_rate=3e-3, validate_every=240, dropout=0.0))
+    losses = history(arguments, "validation/loss")
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_frozen_text_encoder_is_published_as_it_was(arguments, parts):  # noqa: F811
+    train(dataclasses.replace(arguments, text_encoder=parts["text_encoder"], unet=parts["unet"]))
+    given = weights_of(Path(parts["text_encoder"]).parent, "text")
+    published = weights_of(arguments.output_dir, "text_encoder")
+    assert all(torch.equal(given[name], published[name]) for name in given)
+    assert AnimalLDMPipeline.from_pretrained(arguments.output_dir).tokenizer.model_max_length == 24
+
+
+def test_text_encoder_from_scratch_is_trained_along(arguments):
+    train(dataclasses.replace(arguments, num_epochs=0.3, ema_half_life=1e-6))
+    before = weights_of(arguments.output_dir, "text_encoder")
+    later = dataclasses.replace(arguments, output_dir=arguments.output_dir + "-later", ema_half_life=1e-6)
+    train(later)
+    after = weights_of(later.output_dir, "text_encoder")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
+    whole = dataclasses.replace(arguments, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    train(dataclasses.replace(arguments, num_epochs=1))
+    train(dataclasses.replace(arguments, resume=True))
+    for component in ("unet", "text_encoder"):
+        assert_same_weights(whole.output_dir, arguments.output_dir, component)
+
+
+def test_validating_does_not_touch_the_run(arguments, tmp_path):
+    often = dataclasses.replace(arguments, output_dir=str(tmp_path / "often"), validate_every=8)
+    train(often)
+    train(arguments)
+    assert_same_weights(often.output_dir, arguments.output_dir, "unet")
+
+
+def test_accumulating_gradients_changes_rounding_alone(arguments, tmp_path):
+    arguments = dataclasses.replace(arguments, dropout=0.0)
+    pieces = dataclasses.replace(arguments, output_dir=str(tmp_path / "pieces"), gradient_accumulation_steps=4)
+    train(arguments)
+    train(pieces)
+    assert history(pieces, "train/loss") == pytest.approx(history(arguments, "train/loss"), rel=1e-4)
+
+
+def test_learning_rate_follows_optimizer_steps(arguments):
+    """Three steps with warm-up over two: 1/2, 1, 1 of the peak, whatever the accumulation."""
+    import torch.optim
+
+    train(dataclasses.replace(arguments, num_epochs=1, gradient_accumulation_steps=2))
+    (checkpoint,) = Path(arguments.output_dir, "checkpoints").glob("*.pt")
+    states = torch.load(checkpoint, weights_only=True)["states"]
+    assert states["lr_scheduler"]["last_epoch"] == 3
+    assert states["lr_scheduler"]["_last_lr"] == [arguments.learning_rate]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_options_reach_the_pipeline(arguments, prediction_type):
+    train(
+        dataclasses.replace(
+            arguments,
+            num_epochs=0.3,
+            prediction_type=prediction_type,
+            num_ddpm_steps=100,
+            gradient_checkpointing=True,
+            mixed_precision="bf16",
+            balance_classes=True,
+            lr_schedule="cosine",
+        )
+    )
+    config = AnimalLDMPipeline.from_pretrained(arguments.output_dir).scheduler.config
+    assert (config.prediction_type, config.num_train_timesteps) == (prediction_type, 100)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"data": "nowhere"}, "animal-ldm prepare"),
+        ({"vae": "nowhere"}, "AutoencoderKL in 'nowhere'"),
+        ({"image_size": 32, "unet": "tiny"}, "found 16 x 16"),
+        ({"batch_size": 9, "gradient_accumulation_steps": 2}, "--batch_size that 2 divides"),
+    ],
+)
+def test_bad_input_is_named(arguments, change, message):
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(arguments, **change))
+
+
+def test_fresh_run_into_an_old_folder_is_refused(arguments):
+    train(arguments)
+    with pytest.raises(InputError, match="--resume"):
+        train(arguments)
+    with pytest.raises(InputError, match="seed was"):
+        train(dataclasses.replace(arguments, resume=True, seed=1))
+
+
+def launch(arguments: TrainingArguments, processes: int = 1) -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "train_text_to_image.py"), *flags(arguments)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp_path):
+    arguments = dataclasses.replace(arguments, num_epochs=40, checkpoint_every=8, validate_every=10_000)
+    process = launch(arguments)
+    checkpoints = Path(arguments.output_dir, "checkpoints")
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Path(arguments.output_dir, "training_report.json").exists()
+    assert launch(dataclasses.replace(arguments, resume=True)).wait() == 0
+    whole = dataclasses.replace(arguments, output_dir=str(tmp_path / "whole"))
+    assert launch(whole).wait() == 0
+    for component in ("unet", "text_encoder"):
+        assert_same_weights(whole.output_dir, arguments.output_dir, component)
+
+
+def test_two_processes_with_half_the_batch_each_give_the_same_losses_as_one(arguments, tmp_path):
+    arguments = dataclasses.replace(arguments, dropout=0.0, num_epochs=4)
+    pair = dataclasses.replace(arguments, output_dir=str(tmp_path / "pair"), cache_dir=str(tmp_path / "pair-cache"))
+    train(arguments)
+    assert launch(pair, processes=2).wait() == 0
+    for name in ("train/loss", "validation/loss"):
+        assert history(pair, name) == pytest.approx(history(arguments, name), rel=1e-4)
+    report = json.loads(Path(pair.output_dir, "training_report.json").read_text())
+    assert report["hardware"]["processes"] == 2

@@ -1,0 +1,183 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import lpips
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+from animal_ldm.errors import InputError
+from animal_ldm.training.autoencoder import (
+    AutoencoderArguments,
+    center_crop,
+    latent_statistics,
+    normalize_latents,
+    random_crops,
+    to_model_range,
+    to_picture,
+    train,
+    validate,
+)
+from animal_ldm.training.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from animal_ldm.training.perceptual import PerceptualDistance
+from animal_ldm.training.stream import step_generator
+from tests.conftest import tiny_vae
+from tests.training.conftest import assert_same_weights
+
+
+@pytest.fixture
+def arguments(prepared, tmp_path) -> AutoencoderArguments:
+    return AutoencoderArguments(
+        data=prepared,
+        output_dir=str(tmp_path / "autoencoder"),
+        image_size=16,
+        preset="tiny",
+        num_epochs=2,
+        batch_size=8,
+        learning_rate=1e-3,
+        num_warmup_steps=2,
+        lr_schedule="constant",
+        perceptual_weight=0.0,
+        discriminator_start=0.5,
+        validate_every=24,
+        checkpoint_every=24,
+        report_to="none",
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def random_pixels(count: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_pixels_survive_the_way_to_the_model_and_back():
+    pixels = random_pixels(3)
+    assert np.array_equal(to_picture(to_model_range(pixels)), pixels)
+    images = to_model_range(pixels)
+    assert images.shape == (3, 3, 16, 16) and images.min() >= -1 and images.max() <= 1
+
+
+def test_crops_are_windows_of_their_photo_some_mirrored():
+    pixels = random_pixels(40, size=10)
+    crops = random_crops(pixels, 8, step_generator(1, 0))
+    mirrored = 0
+    for photo, crop in zip(pixels, crops, strict=True):
+        windows = [photo[top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
+        assert any(np.array_equal(crop, window) or np.array_equal(crop, window[:, ::-1]) for window in windows)
+        mirrored += any(np.array_equal(crop, window[:, ::-1]) for window in windows)
+    assert 10 < mirrored < 30
+    assert np.array_equal(center_crop(pixels, 8), pixels[:, 1:9, 1:9])
+
+
+def test_normalising_moves_the_latents_and_leaves_the_reconstructions():
+    torch.manual_seed(0)
+    vae, pixels = tiny_vae(), random_pixels(64)
+    with torch.no_grad():
+        vae.quant_conv.bias[:4] += torch.tensor([3.0, -2.0, 0.5, 0.0])
+        images = to_model_range(pixels[:8])
+        before = vae.encode(images).latent_dist
+        decoded_before = vae.decode(before.mode()).sample
+    mean, std = latent_statistics(vae, pixels, 16, seed=0)
+    normalize_latents(vae, mean, std)
+    with torch.no_grad():
+        after = vae.encode(images).latent_dist
+        torch.testing.assert_close(vae.decode(after.mode()).sample, decoded_before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.std * std.float()[None, :, None, None], before.std, atol=1e-5, rtol=1e-4)
+    mean, std = latent_statistics(vae, pixels, 16, seed=0)
+    torch.testing.assert_close(mean, torch.zeros(4, dtype=torch.float64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(std, torch.ones(4, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_psnr_is_that_of_the_definition():
+    torch.manual_seed(0)
+    vae, pixels = tiny_vae(), random_pixels(5)
+    images = to_model_range(pixels)
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+    # over [0, 1], peak 1
+    mse = ((decoded - images) / 2).double().square().mean(dim=(1, 2, 3))
+    assert validate(vae, pixels, 16, None)["validation/psnr"] == pytest.approx((-10 * mse.log10()).mean().item(), 1e-5)
+
+
+def test_lpips_from_a_local_backbone_is_the_packages_own(tmp_path):
+    torch.manual_seed(0)
+    features = {f"features.{name}": value for name, value in squeezenet1_1().features.state_dict().items()}
+    save_file(features, tmp_path / "squeezenet.safetensors")
+    mine = PerceptualDistance(tmp_path / "squeezenet.safetensors")
+    reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+    own = dict(reference.net.named_parameters())
+    for name, value in own.items():
+        value.data.copy_(features["features." + name.split(".", 1)[1]])
+    first, second = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
+    torch.testing.assert_close(mine(first, second), reference(first, second).flatten())
+    assert mine(first, first).abs().max() < 1e-6
+    assert not any(parameter.requires_grad for parameter in mine.parameters())
+
+
+def test_wrong_perceptual_weights_are_named(tmp_path):
+    with pytest.raises(InputError, match="found no such file"):
+        PerceptualDistance(tmp_path / "none.safetensors")
+    save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="is no SqueezeNet 1.1"):
+        PerceptualDistance(tmp_path / "other.safetensors")
+
+
+def test_discriminator_judges_patches_and_its_loss_is_zero_when_it_is_sure():
+    assert PatchDiscriminator()(torch.zeros(2, 3, 32, 32)).shape == (2, 1, 4, 4)
+    sure = torch.full((4,), 1.5)
+    assert hinge_loss(sure, -sure) == 0
+    assert hinge_loss(-sure, sure) == 2.5
+
+
+def test_adaptive_weight_equals_the_ratio_of_gradients():
+    weight = torch.nn.Parameter(torch.tensor([3.0]))
+    assert adaptive_weight((2 * weight).sum(), (0.5 * weight).sum(), weight).item() == pytest.approx(4, rel=1e-3)
+
+
+def test_training_writes_an_autoencoder_with_normal_latents_and_a_report(arguments):
+    train(dataclasses.replace(arguments, num_epochs=20, ema_half_life=100))
+    folder = Path(arguments.output_dir)
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    report = json.loads((folder / "training_report.json").read_text())
+    assert report["images_seen"] == 480
+    assert report["scaling_factor"] == vae.config.scaling_factor == pytest.approx(1, abs=1e-3)
+    assert report["co2_kg"] == "not measured"
+    psnr = [entry["validation/psnr"] for entry in report["history"] if "validation/psnr" in entry]
+    assert psnr[-1] > psnr[0] + 3
+    assert any("train/discriminator_loss" in entry for entry in report["history"])
+    pixels = np.stack([np.asarray(Image.open(file)) for file in sorted(Path(arguments.data, "train").rglob("*.png"))])
+    mean, std = latent_statistics(vae, pixels, 16, seed=arguments.seed)
+    assert mean.abs().max() < 0.02 and (std - 1).abs().max() < 0.02
+    assert Image.open(next(iter((folder / "samples").glob("*.png")))).size[0] == 6 * 2 * 16
+
+
+def test_resumed_training_equals_training_in_one_stretch(arguments, tmp_path):
+    whole = dataclasses.replace(arguments, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    # the discriminator is there from the first image on, for its start depends on the length of the run
+    first = dataclasses.replace(arguments, num_epochs=1, discriminator_start=0.0)
+    train(first)
+    train(dataclasses.replace(first, num_epochs=2, resume=True))
+    train(dataclasses.replace(whole, output_dir=str(tmp_path / "other"), discriminator_start=0.0))
+    assert_same_weights(first.output_dir, tmp_path / "other", "vae")
+
+
+def test_photos_smaller_than_the_crop_are_refused(arguments):
+    with pytest.raises(InputError, match="at least 64 pixels, found 16 x 16"):
+        train(dataclasses.replace(arguments, image_size=64))
+
+
+def test_fine_tuning_starts_from_the_given_weights(arguments, parts):
+    train(dataclasses.replace(arguments, pretrained=parts["vae"], num_epochs=0.3, learning_rate=0.0))
+    with torch.no_grad():
+        images = to_model_range(random_pixels(2))
+        tuned, given = (
+            AutoencoderKL.from_pretrained(folder) for folder in (Path(arguments.output_dir, "vae"), parts["vae"])
+        )
+        reconstructions = [vae.decode(vae.encode(images).latent_dist.mode()).sample for vae in (tuned, given)]
+    torch.testing.assert_close(*reconstructions, atol=1e-4, rtol=1e-4)

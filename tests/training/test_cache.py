@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from animal_ldm.training.cache import cached_array, fingerprint, module_fingerprint
+
+
+def squares(calls: list):
+    def compute(start: int, stop: int) -> np.ndarray:
+        calls.append((start, stop))
+        return np.arange(start, stop, dtype=np.float32)[:, None] ** 2
+
+    return compute
+
+
+def test_computed_once_then_mapped(tmp_path):
+    calls: list = []
+    for _ in range(2):
+        array = cached_array(Accelerator(), tmp_path, "key", (10, 1), np.float32, squares(calls), "squaring", chunk=4)
+        assert np.array_equal(array[:, 0], np.arange(10) ** 2)
+        assert isinstance(array, np.memmap)
+    assert calls == [(0, 4), (4, 8), (8, 10)]
+
+
+def test_what_an_interrupted_run_left_is_rebuilt(tmp_path):
+    def broken(start: int, stop: int) -> np.ndarray:
+        if start:
+            raise KeyboardInterrupt
+        return np.full((stop - start, 1), -1, np.float32)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_array(Accelerator(), tmp_path, "key", (10, 1), np.float32, broken, "squaring", chunk=4)
+    assert not (tmp_path / "key").exists()
+    array = cached_array(Accelerator(), tmp_path, "key", (10, 1), np.float32, squares([]), "squaring", chunk=4)
+    assert np.array_equal(array[:, 0], np.arange(10) ** 2)
+
+
+def test_fingerprints_follow_content():
+    layer = torch.nn.Linear(2, 2)
+    before = module_fingerprint(layer)
+    assert before == module_fingerprint(layer)
+    with torch.no_grad():
+        layer.weight[0, 0] += 1e-6
+    assert module_fingerprint(layer) != before
+    assert fingerprint("latents", 1) != fingerprint("latents", 2)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from animal_ldm.errors import InputError
+from animal_ldm.training.checkpoints import (
+    checkpoint_paths,
+    load_checkpoint,
+    prepare_output_dir,
+    save_checkpoint,
+)
+
+IDENTITY = {"data": "abc", "batch_size": 8}
+
+
+def model(value: float) -> torch.nn.Module:
+    layer = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(layer.weight, value)
+    return layer
+
+
+def test_newest_is_loaded_and_old_ones_go(tmp_path):
+    for step in range(1, 5):
+        save_checkpoint(tmp_path, 8 * step, IDENTITY, {"model": model(step)}, keep=2)
+    assert [path.name for path in checkpoint_paths(tmp_path)] == ["images-0000000024.pt", "images-0000000032.pt"]
+    restored = model(0)
+    assert load_checkpoint(tmp_path, IDENTITY, {"model": restored}) == 32
+    assert torch.equal(restored.weight, model(4).weight)
+
+
+def test_half_written_file_is_not_a_checkpoint(tmp_path):
+    path = save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=2)
+    (path.parent / "images-0000000016.partial").write_bytes(path.read_bytes()[:100])
+    assert load_checkpoint(tmp_path, IDENTITY, {"model": model(0)}) == 8
+
+
+def test_nothing_is_lost_when_writing_fails(tmp_path):
+    class Unwritable:
+        def state_dict(self):
+            raise OSError("no space left on device")
+
+    save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=1)
+    with pytest.raises(OSError):
+        save_checkpoint(tmp_path, 16, IDENTITY, {"model": Unwritable()}, keep=1)
+    assert load_checkpoint(tmp_path, IDENTITY, {"model": model(0)}) == 8
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path):
+    save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=1)
+    with pytest.raises(InputError, match=r"batch_size was 8, is 16.*--output_dir"):
+        load_checkpoint(tmp_path, {**IDENTITY, "batch_size": 16}, {"model": model(0)})
+
+
+def test_fresh_run_does_not_overwrite_an_old_one(tmp_path):
+    save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=1)
+    with pytest.raises(InputError, match="--resume"):
+        prepare_output_dir(tmp_path, resume=False)
+    prepare_output_dir(tmp_path, resume=True)
+    assert load_checkpoint(tmp_path / "new", IDENTITY, {}) == 0

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from animal_ldm.errors import InputError
+from animal_ldm.training.models import (
+    AUTOENCODERS,
+    UNETS,
+    build_autoencoder,
+    build_unet,
+    load_component,
+    load_unet,
+    use_attention,
+)
+
+
+@pytest.mark.parametrize("factor, channels", [(4, 4), (8, 4), (8, 16)])
+def test_autoencoder_has_the_factor_and_channels_asked_for(factor, channels):
+    vae = build_autoencoder("tiny", 32, factor, channels)
+    with torch.no_grad():
+        latents = vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist.mode()
+        assert latents.shape == (1, channels, 32 // factor, 32 // factor)
+        assert vae.decode(latents).sample.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("preset", UNETS)
+def test_every_unet_preset_maps_latents_to_latents(preset):
+    with torch.device("meta"):
+        unet = build_unet(preset, 16, 4, 128, dropout=0.1)
+        shape = unet(torch.zeros(2, 4, 16, 16), torch.zeros(2), torch.zeros(2, 32, 128)).sample.shape
+    assert shape == (2, 4, 16, 16)
+
+
+@pytest.mark.parametrize("preset", AUTOENCODERS)
+def test_every_autoencoder_preset_builds(preset):
+    with torch.device("meta"):
+        assert build_autoencoder(preset, 128, 8, 4).num_parameters() > 1e6
+
+
+def test_impossible_sizes_are_named():
+    with pytest.raises(InputError, match="downsample factor"):
+        build_autoencoder("tiny", 32, 3, 4)
+    with pytest.raises(InputError, match="latent size that 4 divides, found 6"):
+        build_unet("tiny", 6, 4, 128, dropout=0.0)
+
+
+def test_unet_comes_from_a_config_or_from_weights_and_must_fit(parts, tiny_pipeline_folder):
+    assert load_unet(parts["unet"], 8, 4, 8, 0.0).config.cross_attention_dim == 8
+    trained = load_unet(tiny_pipeline_folder, 8, 4, 8, 0.0)
+    assert tuple(trained.config.block_out_channels) == (8, 16)
+    with pytest.raises(InputError, match=r"'cross_attention_dim': 128.*has.*'cross_attention_dim': 8"):
+        load_unet(parts["unet"], 8, 4, 128, 0.0)
+
+
+def test_missing_component_says_what_was_expected(tmp_path):
+    from diffusers import AutoencoderKL
+
+    with pytest.raises(InputError, match="expected an AutoencoderKL in"):
+        load_component(AutoencoderKL, str(tmp_path), "vae")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may work here")
+def test_xformers_without_its_kernels_is_a_plain_message():
+    with pytest.raises(InputError, match="leave --attention at sdpa"):
+        use_attention(build_unet("tiny", 16, 4, 8, 0.0), "xformers")

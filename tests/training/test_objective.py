@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from animal_ldm.training.objective import (
+    Denoiser,
+    build_noise_scheduler,
+    diffusion_loss,
+    loss_weights,
+    training_target,
+)
+from tests.conftest import tiny_components
+
+
+def test_velocity_of_a_noised_latent_gives_back_latent_and_noise():
+    scheduler = build_noise_scheduler(1000, "v_prediction")
+    latents, noise = torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3)
+    timesteps = torch.tensor([0, 300, 700, 999])
+    velocity = training_target(scheduler, latents, noise, timesteps)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    signal = scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+    sigma = (1 - signal**2).sqrt()
+    torch.testing.assert_close(signal * noisy - sigma * velocity, latents, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sigma * noisy + signal * velocity, noise, atol=1e-5, rtol=1e-4)
+
+
+def test_epsilon_target_is_the_noise():
+    noise = torch.randn(2, 2, 3, 3)
+    target = training_target(
+        build_noise_scheduler(10, "epsilon"), torch.zeros(2, 2, 3, 3), noise, torch.tensor([1, 2])
+    )
+    assert target is noise
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weighs_the_same_error_of_the_clean_latents_alike(prediction_type):
+    """An error d of x0 is an error d * sqrt(SNR) of epsilon, and d * sqrt(SNR + 1) of v."""
+    scheduler = build_noise_scheduler(1000, prediction_type)
+    timesteps = torch.tensor([10, 200, 500, 900])
+    snr = scheduler.alphas_cumprod[timesteps] / (1 - scheduler.alphas_cumprod[timesteps])
+    squared_error = snr if prediction_type == "epsilon" else snr + 1
+    weights = loss_weights(scheduler, timesteps, snr_gamma=5.0)
+    torch.testing.assert_close(weights * squared_error, snr.clamp(max=5.0))
+    assert torch.equal(loss_weights(scheduler, timesteps, None), torch.ones(4))
+
+
+def test_loss_is_the_weighted_mean_over_samples():
+    prediction, target = torch.zeros(2, 1, 2, 2), torch.stack([torch.full((1, 2, 2), v) for v in (1.0, 3.0)])
+    assert diffusion_loss(prediction, target, torch.tensor([2.0, 1.0])).item() == pytest.approx((2 * 1 + 9) / 2)
+
+
+def test_denoiser_encodes_repeated_captions_as_if_each_were_encoded_alone():
+    components = tiny_components()
+    unet, text_encoder, tokenizer = (components[name] for name in ("unet", "text_encoder", "tokenizer"))
+    ids = tokenizer(["a lion", "a wolf", "a lion"], padding="max_length", return_tensors="pt").input_ids
+    latents, timesteps = torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 999])
+    along = Denoiser(unet, text_encoder)(latents, timesteps, ids)
+    frozen = Denoiser(unet, None)(latents, timesteps, text_encoder(ids)[0])
+    torch.testing.assert_close(along, frozen)

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer
+
+CAPTIONS = ["a zebra", "a photo of a zebra", "zebra", "two lions"] * 3
+
+
+def test_words_of_the_captions_are_single_tokens_and_any_other_text_encodes():
+    tokenizer = build_tokenizer(CAPTIONS)
+    assert tokenizer.tokenize("a photo of two lions") == ["a</w>", "photo</w>", "of</w>", "two</w>", "lions</w>"]
+    unknown = tokenizer.tokenize("Größe 9 水")
+    assert len(unknown) > 3 and tokenizer.unk_token not in unknown
+
+
+def test_tokenizer_depends_on_the_captions_alone_and_survives_saving(tmp_path):
+    first, second = build_tokenizer(CAPTIONS), build_tokenizer(list(reversed(CAPTIONS)))
+    assert first.get_vocab() == second.get_vocab()
+    first.save_pretrained(tmp_path)
+    loaded = type(first).from_pretrained(tmp_path)
+    assert loaded("a purple zebra").input_ids == first("a purple zebra").input_ids
+    assert loaded.model_max_length == 32
+
+
+def test_frozen_captions_are_the_encoders_own_embeddings(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(CAPTIONS)
+    encoder = build_text_encoder(tokenizer).eval()
+    captions = Captions(Accelerator(), CAPTIONS, tokenizer, encoder, frozen=True, cache_dir=str(tmp_path))
+    assert captions.table.shape == (5, 32, 128)
+    for text in ["zebra", ""]:
+        ids = tokenizer(text, padding="max_length", return_tensors="pt").input_ids
+        (number,) = captions.numbers([text]) if text else [0]
+        torch.testing.assert_close(torch.from_numpy(captions.table[number].copy()), encoder(ids)[0][0].detach())
+
+
+def test_trained_captions_are_token_ids(tmp_path):
+    tokenizer = build_tokenizer(CAPTIONS)
+    encoder = build_text_encoder(tokenizer)
+    captions = Captions(Accelerator(), CAPTIONS, tokenizer, encoder, frozen=False, cache_dir=str(tmp_path))
+    assert captions.table.shape == (5, 32) and captions.table.dtype == np.int64
+    assert list(captions.numbers(["zebra", "zebra", "a zebra"])) == [4, 4, 2]
+    with pytest.raises(KeyError):
+        captions.numbers(["a unicorn"])

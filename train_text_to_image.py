@@ -1,0 +1,334 @@
+"""Train a text-to-image latent diffusion model on prepared photos: `accelerate launch train_text_to_image.py --help`.
+
+photos -> latents (encoded once) -> noised -> UNet -> loss; EMA weights -> AnimalLDMPipeline.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from diffusers.optimization import get_scheduler
+from diffusers.utils import make_image_grid
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from animal_ldm import AnimalLDMPipeline
+from animal_ldm.arguments import parse
+from animal_ldm.cli import exit_on_bad_input
+from animal_ldm.data.captions import with_article
+from animal_ldm.data.prepared import PreparedSplit, load_split
+from animal_ldm.training.cache import module_fingerprint
+from animal_ldm.training.ema import EMA
+from animal_ldm.training.latents import draw_latents, latent_moments
+from animal_ldm.training.models import load_component, load_unet, use_attention
+from animal_ldm.training.objective import (
+    Denoiser,
+    build_noise_scheduler,
+    diffusion_loss,
+    loss_weights,
+    training_target,
+)
+from animal_ldm.training.run import Run, start_accelerator
+from animal_ldm.training.stream import ImageStream, micro_batches, step_generator, step_seed
+from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """Train a text-to-image latent diffusion model on prepared photos.
+
+    Writes a pipeline (EMA weights) and training_report.json into OUTPUT_DIR, beside sample grids, logs and
+    checkpoints to resume from. The defaults are the recipe of the model card this project goes back to.
+    """
+
+    # Prepared dataset, as written by `animal-ldm prepare`.
+    data: str
+    # Folder for the pipeline, its checkpoints, logs and report.
+    output_dir: str
+    # Autoencoder: Hub id or folder. Frozen.
+    vae: str = "stabilityai/sd-vae-ft-mse"
+    # Text encoder with its tokenizer: Hub id or folder, frozen; or "scratch": a small one, trained along.
+    text_encoder: str = "openai/clip-vit-large-patch14"
+    # UNet: tiny, small, medium or large (4, 11, 34, 65 million parameters); a config.json; or weights to go on from.
+    unet: str = "medium"
+    # Side of the photos, in pixels.
+    image_size: int = 128
+    # Length of the run, in passes over the training photos.
+    num_epochs: float = 60
+    # Photos per optimizer step, over all processes and accumulation steps.
+    batch_size: int = 128
+    # Backward passes per optimizer step and process.
+    gradient_accumulation_steps: int = 1
+    # Draw every class equally often, instead of every photo.
+    balance_classes: bool = False
+    # Steps of the diffusion process.
+    num_ddpm_steps: int = 1000
+    # What the UNet predicts.
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    # Gamma of min-SNR loss weighting; None weighs all timesteps equally.
+    snr_gamma: float | None = 5.0
+    # Share of captions left out, for classifier-free guidance.
+    caption_dropout: float = 0.1
+    # Dropout in the UNet's residual blocks.
+    dropout: float = 0.0
+    # Peak learning rate of AdamW.
+    learning_rate: float = 1e-4
+    # Optimizer steps until the learning rate reaches its peak.
+    num_warmup_steps: int = 500
+    # Course of the learning rate after its peak.
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    # Weight decay of AdamW.
+    weight_decay: float = 0.01
+    # Largest norm of the gradient.
+    max_grad_norm: float = 1.0
+    # Half-life of the averaged weights (EMA), in photos; shorter at the beginning of the run.
+    ema_half_life: float = 50_000
+    # Randomness of weights, order, noise, timesteps and dropout.
+    seed: int = 423432
+    # Arithmetic of the forward pass.
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    # Attention kernels: PyTorch's own, or xformers' (its extra must be installed, with kernels for this GPU).
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    # Recompute activations in the backward pass: less memory, more time.
+    gradient_checkpointing: bool = False
+    # Compile the UNet with torch.compile.
+    compile: bool = False
+    # Photos between two validations: loss on the validation split, and a grid of samples.
+    validate_every: int = 50_000
+    # Samples per class in the grid.
+    samples_per_class: int = 4
+    # Guidance and steps of the samples in the grid.
+    guidance_scale: float = 3.0
+    num_inference_steps: int = 25
+    # Photos between two checkpoints.
+    checkpoint_every: int = 50_000
+    # How many checkpoints to keep.
+    checkpoints_total_limit: int = 2
+    # Go on from the newest checkpoint in OUTPUT_DIR.
+    resume: bool = False
+    # Trackers, with commas: tensorboard, wandb, …, or none.
+    report_to: str = "tensorboard"
+    # Country of the machine, three letters (FRA, USA, …), for energy and CO2; without it they are "not measured".
+    country: str | None = None
+    # Where latents and text embeddings are kept between runs.
+    cache_dir: str = "outputs/cache"
+
+
+@dataclass
+class Batch:
+    """One global batch of the run, on the CPU: a pure function of (seed, images seen)."""
+
+    latents: torch.Tensor  # (B, C, h, w), scaled
+    noise: torch.Tensor  # (B, C, h, w)
+    timesteps: torch.Tensor  # (B,)
+    captions: torch.Tensor  # (B, L, D) embeddings or (B, L) token ids
+
+
+class Photos:
+    """A split as the denoiser sees it: latents and captions."""
+
+    def __init__(self, moments: np.ndarray, split: PreparedSplit, captions: Captions, scaling_factor: float):
+        self.moments, self.captions, self.scaling_factor = moments, captions, scaling_factor
+        self.numbers = captions.numbers(split.texts)
+
+    def draw(self, chosen: np.ndarray, generator: torch.Generator, steps: int, caption_dropout: float) -> Batch:
+        """Photos `chosen`, each with its flip, posterior draw, noise, timestep and maybe without its caption."""
+        count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
+        flips = torch.randint(2, (count,), generator=generator).numpy()
+        posterior_noise = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        timesteps = torch.randint(steps, (count,), generator=generator)
+        dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
+        latents = draw_latents(self.moments[chosen], flips, posterior_noise, self.scaling_factor)
+        captions = self.captions.table[np.where(dropped, 0, self.numbers[chosen])]
+        return Batch(latents, noise, timesteps, torch.from_numpy(captions))
+
+    def fixed(self, seed: int, steps: int, most: int = 1024) -> Batch:
+        """Validation's batch, the same at every call: no flips, timesteps spread evenly over the process."""
+        chosen = np.linspace(0, len(self.moments) - 1, min(most, len(self.moments))).astype(int)
+        generator = torch.Generator().manual_seed(seed)
+        batch = self.draw(chosen, generator, steps, caption_dropout=0.0)
+        batch.latents = torch.from_numpy(self.moments[chosen, 0, 0]).float() * self.scaling_factor
+        spread = (torch.arange(len(chosen)) + 0.5) * steps / len(chosen)
+        batch.timesteps = spread.long()[torch.randperm(len(chosen), generator=generator)]
+        return batch
+
+
+def batch_loss(
+    denoiser: torch.nn.Module, scheduler: DDPMScheduler, batch: Batch, piece: slice, snr_gamma: float | None, device
+) -> torch.Tensor:
+    """Loss over the rows `piece` of `batch`."""
+    latents, noise = batch.latents[piece].to(device), batch.noise[piece].to(device)
+    timesteps = batch.timesteps[piece].to(device)
+    noisy_latents = scheduler.add_noise(latents, noise, timesteps)
+    prediction = denoiser(noisy_latents, timesteps, batch.captions[piece].to(device))
+    target = training_target(scheduler, latents, noise, timesteps)
+    return diffusion_loss(prediction, target, loss_weights(scheduler, timesteps, snr_gamma))
+
+
+@torch.no_grad()
+def validation_loss(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, device) -> float:
+    """Unweighted loss over a fixed batch."""
+    pieces = [slice(start, start + 64) for start in range(0, len(batch.latents), 64)]
+    sizes = [len(batch.latents[piece]) for piece in pieces]
+    losses = [batch_loss(denoiser, scheduler, batch, piece, None, device).item() for piece in pieces]
+    return float(np.average(losses, weights=sizes))
+
+
+def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Image.Image:
+    """Samples from the same latents at every call: a row per class."""
+    rows = []
+    for name in pipeline.config.classes:
+        generators = [
+            torch.Generator().manual_seed(arguments.seed + column) for column in range(arguments.samples_per_class)
+        ]
+        rows += pipeline(
+            [with_article(name)] * arguments.samples_per_class,
+            num_inference_steps=arguments.num_inference_steps,
+            guidance_scale=arguments.guidance_scale,
+            generator=generators,
+        ).images
+    return make_image_grid(rows, rows=len(pipeline.config.classes), cols=arguments.samples_per_class)
+
+
+def load_text(arguments: TrainingArguments, texts: tuple[str, ...]) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    if arguments.text_encoder == "scratch":
+        tokenizer = build_tokenizer(texts)
+        return tokenizer, build_text_encoder(tokenizer)
+    tokenizer = load_component(CLIPTokenizer, arguments.text_encoder, "tokenizer")
+    return tokenizer, load_component(CLIPTextModel, arguments.text_encoder, "text_encoder")
+
+
+def train(arguments: TrainingArguments) -> None:
+    """Train as `arguments` say; see `TrainingArguments` for what is written."""
+    accelerator = start_accelerator(arguments.output_dir, arguments.mixed_precision, arguments.report_to)
+    device = accelerator.device
+    splits = {name: load_split(arguments.data, name) for name in ("train", "validation")}
+    texts = (*splits["train"].texts, *splits["validation"].texts)
+
+    # networks
+    torch.manual_seed(arguments.seed)
+    vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
+    tokenizer, text_encoder = load_text(arguments, splits["train"].texts)
+    train_text = arguments.text_encoder == "scratch"
+    text_encoder.to(device).train(train_text).requires_grad_(train_text)
+    latent_size = arguments.image_size // 2 ** (len(vae.config.block_out_channels) - 1)
+    unet = load_unet(
+        arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
+    ).train()
+    use_attention(unet, arguments.attention)
+    if arguments.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
+
+    # data
+    captions = Captions(accelerator, texts, tokenizer, text_encoder, not train_text, arguments.cache_dir)
+    photos = {
+        name: Photos(
+            latent_moments(accelerator, split, vae, arguments.image_size, arguments.cache_dir),
+            split,
+            captions,
+            vae.config.scaling_factor,
+        )
+        for name, split in splits.items()
+    }
+    stream = ImageStream(splits["train"].labels, arguments.seed, arguments.balance_classes)
+    validation_batch = photos["validation"].fixed(arguments.seed, arguments.num_ddpm_steps)
+    accelerator.print(
+        f"{len(splits['train'])} photos; latents after scaling: mean {validation_batch.latents.mean():.3f} "
+        f"(about 0 is right), standard deviation {validation_batch.latents.std():.3f} (about 1 is right)"
+    )
+
+    # training state
+    run = Run(
+        accelerator,
+        arguments,
+        identity={"data": splits["train"].fingerprint(), "vae": module_fingerprint(vae), "unet": arguments.unet},
+        batch_size=arguments.batch_size,
+        total_images=round(arguments.num_epochs * len(splits["train"])),
+    )
+    model = Denoiser(unet, text_encoder if train_text else None)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+    )
+    lr_scheduler = get_scheduler(
+        "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
+        optimizer,
+        num_warmup_steps=arguments.num_warmup_steps,
+        num_training_steps=run.total_steps,
+    )
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMA(model.parameters(), arguments.ema_half_life)
+    run.resume(model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema)
+    if arguments.compile:
+        unet.compile()
+    pipeline = AnimalLDMPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler.from_config(
+            noise_scheduler.config, set_alpha_to_one=False, timestep_spacing="trailing"
+        ),
+        classes=splits["train"].classes,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+
+    for images_seen in run.steps():
+        generator = step_generator(arguments.seed, images_seen)
+        chosen = stream.indices(images_seen, arguments.batch_size)
+        batch = photos["train"].draw(chosen, generator, arguments.num_ddpm_steps, arguments.caption_dropout)
+        # dropout inside the network is a function of (seed, images seen, process) too
+        torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
+        parts = arguments.gradient_accumulation_steps
+        loss_sum = torch.zeros((), device=device)
+        for part, piece in enumerate(
+            micro_batches(arguments.batch_size, parts, accelerator.process_index, accelerator.num_processes)
+        ):
+            with contextlib.nullcontext() if part == parts - 1 else accelerator.no_sync(wrapped):
+                with accelerator.autocast():
+                    loss = batch_loss(wrapped, noise_scheduler, batch, piece, arguments.snr_gamma, device) / parts
+                accelerator.backward(loss)
+            loss_sum += loss.detach()
+        accelerator.clip_grad_norm_(wrapped.parameters(), arguments.max_grad_norm)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+        run.advance()
+        ema.update(run.images_seen, arguments.batch_size)
+        run.track_loss("train/loss", loss_sum)
+
+        if run.due(arguments.validate_every) and accelerator.is_main_process:
+            with ema.swapped_in(), inference(model):
+                run.log({"validation/loss": validation_loss(model, noise_scheduler, validation_batch, device)})
+                run.log_picture("samples", sample_grid(pipeline, arguments))
+        if run.due(arguments.checkpoint_every):
+            run.checkpoint()
+
+    if accelerator.is_main_process:
+        with ema.swapped_in():
+            pipeline.save_pretrained(run.output_dir)
+        run.write_report(run.output_dir, training_photos=len(splits["train"]), classes=splits["train"].classes)
+    accelerator.end_training()
+
+
+@contextlib.contextmanager
+def inference(model: torch.nn.Module):
+    """Without dropout, and back to where the model was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def main(argv: list[str] | None = None) -> None:
+    train(parse(TrainingArguments, argv, prog="train_text_to_image.py"))
+
+
+if __name__ == "__main__":
+    exit_on_bad_input(main)
