@@ -1,22 +1,25 @@
 """What the library asks of its pipelines, under the names of its `PipelineTesterMixin`, and our own promises."""
 
+import ast
 import contextlib
 import inspect
 import json
+import sys
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_CLASSES, tiny_components
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from diffusers.callbacks import SDCFGCutoffCallback
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from animal_ldm import AnimalLDMPipeline, AnimalLDMPipelineOutput
 from animal_ldm.data.captions import plural
 from animal_ldm.pipeline_animal_ldm import names_class
+from tests.conftest import TINY_CLASSES, tiny_components
 
 needs_accelerator = pytest.mark.skipif(
     not torch.accelerator.is_available(), reason="offloading moves weights to an accelerator, and there is none"
@@ -211,6 +214,18 @@ def test_callback_inputs(pipe):
         return {"latents": torch.zeros_like(tensors["latents"])}
 
     assert not draw(pipe, callback_on_step_end=blacken, output_type="latent").any()
+
+
+def test_cross_attention_kwargs_reach_the_attention(pipe):
+    class Listener(AttnProcessor2_0):
+        def __call__(self, *args, word=None, **kwargs):
+            heard.append(word)
+            return super().__call__(*args, **kwargs)
+
+    heard = []
+    pipe.unet.set_attn_processor(Listener())
+    draw(pipe, cross_attention_kwargs={"word": "hello"})
+    assert set(heard) == {"hello"}
 
 
 def test_callback_cfg(pipe):
@@ -483,6 +498,19 @@ def test_every_list_in_the_index_is_a_component(tiny_pipeline_folder):
     lists = {name for name, value in index.items() if isinstance(value, list)}
     assert lists == {path.name for path in Path(tiny_pipeline_folder).iterdir() if path.is_dir()}
     assert list(index["classes"]) == TINY_CLASSES
+
+
+def test_file_imports_nothing_that_a_user_of_diffusers_lacks():
+    """It is copied next to the weights and runs where this package is not installed."""
+    tree = ast.parse(Path(inspect.getfile(AnimalLDMPipeline)).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
+    assert not any(getattr(node, "level", 0) for node in imports)
+    assert {module.partition(".")[0] for module in modules} - sys.stdlib_module_names == {
+        "torch",
+        "diffusers",
+        "transformers",
+    }
 
 
 # Sizes
