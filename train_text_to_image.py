@@ -181,7 +181,7 @@ def validation_loss(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, 
 def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Image.Image:
     """Samples from the same latents at every call: a row per class."""
     rows = []
-    for name in pipeline.config.classes:
+    for name in pipeline.classes:
         generators = [
             torch.Generator().manual_seed(arguments.seed + column) for column in range(arguments.samples_per_class)
         ]
@@ -191,7 +191,7 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
             guidance_scale=arguments.guidance_scale,
             generator=generators,
         ).images
-    return make_image_grid(rows, rows=len(pipeline.config.classes), cols=arguments.samples_per_class)
+    return make_image_grid(rows, rows=len(pipeline.classes), cols=arguments.samples_per_class)
 
 
 def load_text(arguments: TrainingArguments, texts: tuple[str, ...]) -> tuple[CLIPTokenizer, CLIPTextModel]:
@@ -303,7 +303,7 @@ def train(arguments: TrainingArguments) -> None:
 
         if run.due(arguments.validate_every) and accelerator.is_main_process:
             with ema.swapped_in(), inference(model):
-                run.log({"validation/loss": validation_loss(model, noise_scheduler, validation_batch, device)})
+                run.announce({"validation/loss": validation_loss(model, noise_scheduler, validation_batch, device)})
                 run.log_picture("samples", sample_grid(pipeline, arguments))
         if run.due(arguments.checkpoint_every):
             run.checkpoint()
@@ -312,6 +312,7 @@ def train(arguments: TrainingArguments) -> None:
         with ema.swapped_in():
             pipeline.save_pretrained(run.output_dir)
         run.write_report(run.output_dir, training_photos=len(splits["train"]), classes=splits["train"].classes)
+        print(f"pipeline: {run.output_dir}")
     accelerator.end_training()
 
 

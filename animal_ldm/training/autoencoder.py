@@ -16,13 +16,13 @@ from PIL import Image
 
 from ..arguments import parse
 from ..cli import exit_on_bad_input
-from ..data.prepared import PreparedSplit, load_split
+from ..data.prepared import load_split
 from ..errors import InputError
-from .cache import cached_array, fingerprint
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from .ema import EMA
 from .models import build_autoencoder, load_component
 from .perceptual import PerceptualDistance
+from .pixels import center_crop, pixel_array, random_crops, to_model_range, to_picture
 from .run import Run, start_accelerator
 from .stream import ImageStream, micro_batches, step_generator
 
@@ -118,59 +118,16 @@ class Reconstruction(torch.nn.Module):
         return self.vae.decode(latents).sample, kl
 
 
-def pixel_array(accelerator: Accelerator, split: PreparedSplit, cache_dir: str) -> np.ndarray:
-    """All photos of a split, uint8 `(N, H, W, 3)`, memory-mapped."""
-    shape = split.image(0).shape
-
-    def read(start: int, stop: int) -> np.ndarray:
-        images = [split.image(i) for i in range(start, stop)]
-        for file, image in zip(split.files[start:stop], images, strict=True):
-            if image.shape != shape:
-                raise InputError(
-                    f"expected photos of {shape[1]} x {shape[0]} pixels throughout, as `animal-ldm prepare` writes "
-                    f"them, found {image.shape[1]} x {image.shape[0]} in {split.folder / file}"
-                )
-        return np.stack(images)
-
-    key = fingerprint("pixels", split.fingerprint())
-    return cached_array(accelerator, cache_dir, key, (len(split), *shape), np.uint8, read, "reading photos")
-
-
-def random_crops(pixels: np.ndarray, size: int, generator: torch.Generator) -> np.ndarray:
-    """Square crops at random places, half of them mirrored: uint8 `(B, H, W, 3)` to `(B, size, size, 3)`."""
-    count, height, width = pixels.shape[:3]
-    tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
-    lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
-    flips = torch.rand(count, generator=generator).lt(0.5).tolist()
-    crops = [
-        image[top : top + size, left : left + size][:, :: -1 if flip else 1]
-        for image, top, left, flip in zip(pixels, tops, lefts, flips, strict=True)
-    ]
-    return np.stack(crops)
-
-
-def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Central squares: uint8 `(B, H, W, 3)` to `(B, size, size, 3)`."""
-    top, left = (pixels.shape[1] - size) // 2, (pixels.shape[2] - size) // 2
-    return pixels[:, top : top + size, left : left + size]
-
-
-def to_model_range(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 `(B, H, W, 3)` to float32 `(B, 3, H, W)` in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_picture(images: torch.Tensor) -> np.ndarray:
-    """Float `(B, 3, H, W)` in [-1, 1] to uint8 `(B, H, W, 3)`."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 @torch.no_grad()
 def latent_statistics(
-    vae: AutoencoderKL, pixels: np.ndarray, size: int, seed: int
+    vae: AutoencoderKL, pixels: np.ndarray, size: int, seed: int, most: int = 4096
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each latent channel over drawn posteriors: two `(C,)`, float64."""
+    """Mean and standard deviation of each latent channel over drawn posteriors: two `(C,)`, float64.
+
+    Of more than `most` photos, `most` spread evenly over the dataset are measured.
+    """
     generator = torch.Generator().manual_seed(seed)
+    pixels = pixels[np.linspace(0, len(pixels) - 1, min(most, len(pixels))).astype(int)]
     moments = []
     for start in range(0, len(pixels), 64):
         images = to_model_range(center_crop(pixels[start : start + 64], size)).to(vae.device)
@@ -249,136 +206,167 @@ def load_or_build(arguments: AutoencoderArguments) -> AutoencoderKL:
     return load_component(AutoencoderKL, arguments.pretrained, "vae")
 
 
+class Trainer:
+    """The networks and optimizers of a run, and one step of it.
+
+    Args:
+        perceptual: None trains without LPIPS.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        arguments: AutoencoderArguments,
+        vae: AutoencoderKL,
+        perceptual: PerceptualDistance | None,
+        total_steps: int,
+    ):
+        self.accelerator, self.arguments, self.vae = accelerator, arguments, vae
+        self.perceptual = perceptual
+        self.discriminator = PatchDiscriminator()
+        optimizer = torch.optim.AdamW(vae.parameters(), arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), arguments.learning_rate, betas=(0.5, 0.9), weight_decay=0.0
+        )
+        self.lr_scheduler = get_scheduler(
+            "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
+            optimizer,
+            num_warmup_steps=arguments.num_warmup_steps,
+            num_training_steps=total_steps,
+        )
+        self.model, self.judge, self.optimizer, self.discriminator_optimizer = accelerator.prepare(
+            Reconstruction(vae), self.discriminator, optimizer, discriminator_optimizer
+        )
+        self.ema = EMA(vae.parameters(), arguments.ema_half_life)
+        if arguments.compile:
+            vae.encoder.compile()
+            vae.decoder.compile()
+
+    def parts(self) -> dict:
+        """Everything that has a state."""
+        return {
+            "vae": self.vae,
+            "discriminator": self.discriminator,
+            "optimizer": self.optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "lr_scheduler": self.lr_scheduler,
+            "ema": self.ema,
+        }
+
+    def step(self, batch: torch.Tensor, noise: torch.Tensor, adversarial: bool) -> dict[str, torch.Tensor]:
+        """One optimizer step on the global batch `(B, 3, S, S)`; returns this process's losses."""
+        accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
+        pieces = list(micro_batches(len(batch), parts, accelerator.process_index, accelerator.num_processes))
+        losses = {"train/loss": torch.zeros((), device=accelerator.device)}
+        decoded_pieces = []
+        for piece in pieces:
+            with self._synchronised(self.model, piece is pieces[-1]):
+                with accelerator.autocast():
+                    decoded, kl = self.model(batch[piece], noise[piece])
+                decoded = decoded.float()
+                decoded_pieces.append(decoded.detach())
+                loss = self.reconstruction_loss(batch[piece], decoded, kl)
+                losses["train/loss"] += loss.detach() / parts
+                if adversarial:
+                    loss = loss + self.adversarial_loss(loss, decoded)
+                accelerator.backward(loss / parts)
+        accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
+        self.optimizer.step()
+        self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        if not adversarial:
+            return losses
+
+        losses["train/discriminator_loss"] = torch.zeros((), device=accelerator.device)
+        for piece, decoded in zip(pieces, decoded_pieces, strict=True):
+            with self._synchronised(self.judge, piece is pieces[-1]):
+                with accelerator.autocast():
+                    verdicts = self.judge(torch.cat([batch[piece], decoded]))
+                loss = hinge_loss(*verdicts.float().chunk(2))
+                losses["train/discriminator_loss"] += loss.detach() / parts
+                accelerator.backward(loss / parts)
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad()
+        return losses
+
+    def _synchronised(self, model: torch.nn.Module, synchronised: bool):
+        """Between accumulation steps the processes need not exchange gradients."""
+        return contextlib.nullcontext() if synchronised else self.accelerator.no_sync(model)
+
+    def reconstruction_loss(self, images: torch.Tensor, decoded: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+        """L1 + LPIPS + KL, the KL divergence per pixel value."""
+        loss = (decoded - images).abs().mean() + self.arguments.kl_weight * kl.mean() / images[0].numel()
+        if self.perceptual is not None:
+            with self.accelerator.autocast():
+                distance = self.perceptual(decoded, images)
+            loss = loss + self.arguments.perceptual_weight * distance.float().mean()
+        return loss
+
+    def adversarial_loss(self, loss: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        """What the discriminator finds, balanced against the reconstruction `loss`."""
+        self.discriminator.requires_grad_(False)
+        with self.accelerator.autocast():
+            fooling = -self.discriminator(decoded).float().mean()
+        self.discriminator.requires_grad_(True)
+        weight = adaptive_weight(loss, fooling, self.vae.decoder.conv_out.weight)
+        return self.arguments.discriminator_weight * weight * fooling
+
+
 def train(arguments: AutoencoderArguments) -> None:
     """Train as `arguments` say; see `AutoencoderArguments` for what is written."""
     accelerator = start_accelerator(arguments.output_dir, arguments.mixed_precision, arguments.report_to)
-    train_split, validation_split = (
-        load_split(arguments.data, "train"),
-        load_split(arguments.data, "validation"),
-    )
+    size, device = arguments.image_size, accelerator.device
+
+    # data
+    train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
     pixels = pixel_array(accelerator, train_split, arguments.cache_dir)
     validation_pixels = pixel_array(accelerator, validation_split, arguments.cache_dir)
-    size = arguments.image_size
     if min(pixels.shape[1:3]) < size:
         raise InputError(
             f"expected photos of at least {size} pixels, found {pixels.shape[2]} x {pixels.shape[1]} in "
             f"{arguments.data}; prepare them with --image_size {size} or more"
         )
+    stream = ImageStream(train_split.labels, arguments.seed)
 
+    # networks and training state
     torch.manual_seed(arguments.seed)
     vae = load_or_build(arguments)
-    discriminator = PatchDiscriminator()
-    perceptual = PerceptualDistance(arguments.perceptual_weights) if arguments.perceptual_weight else None
+    perceptual = PerceptualDistance(arguments.perceptual_weights).to(device) if arguments.perceptual_weight else None
     run = Run(
         accelerator,
         arguments,
-        identity={"data": train_split.fingerprint(), "vae": dict(vae.config)["block_out_channels"]},
+        identity={"data": train_split.fingerprint(), "vae": tuple(vae.config.block_out_channels)},
         batch_size=arguments.batch_size,
         total_images=round(arguments.num_epochs * len(train_split)),
     )
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    discriminator_optimizer = torch.optim.AdamW(
-        discriminator.parameters(), lr=arguments.learning_rate, betas=(0.5, 0.9), weight_decay=0.0
-    )
-    lr_scheduler = get_scheduler(
-        "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
-        optimizer,
-        num_warmup_steps=arguments.num_warmup_steps,
-        num_training_steps=run.total_steps,
-    )
-    model, judge = Reconstruction(vae), discriminator
-    if perceptual is not None:
-        perceptual.to(accelerator.device)
-    model, judge, optimizer, discriminator_optimizer = accelerator.prepare(
-        model, judge, optimizer, discriminator_optimizer
-    )
-    ema = EMA(vae.parameters(), arguments.ema_half_life)
-    run.resume(
-        vae=vae,
-        discriminator=discriminator,
-        optimizer=optimizer,
-        discriminator_optimizer=discriminator_optimizer,
-        lr_scheduler=lr_scheduler,
-        ema=ema,
-    )
-    if arguments.compile:
-        vae.encoder.compile()
-        vae.decoder.compile()
-
-    stream = ImageStream(train_split.labels, arguments.seed)
-    latent_shape = (vae.config.latent_channels, *2 * [size // 2 ** (len(vae.config.block_out_channels) - 1)])
-    adversarial_from = arguments.discriminator_start * run.total_images
-
-    def reconstruction_loss(batch: torch.Tensor, decoded: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
-        loss = (decoded - batch).abs().mean() + arguments.kl_weight * kl.mean() / batch[0].numel()
-        if perceptual is not None:
-            with accelerator.autocast():
-                loss = loss + arguments.perceptual_weight * perceptual(decoded, batch).float().mean()
-        return loss
+    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
+    run.resume(**trainer.parts())
+    latent_size = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    latent_shape = (arguments.batch_size, vae.config.latent_channels, latent_size, latent_size)
+    some = validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
 
     for images_seen in run.steps():
         generator = step_generator(arguments.seed, images_seen)
         chosen = stream.indices(images_seen, arguments.batch_size)
-        batch = to_model_range(random_crops(pixels[chosen], size, generator)).to(accelerator.device)
-        noise = torch.randn((len(batch), *latent_shape), generator=generator).to(accelerator.device)
-        adversarial = arguments.discriminator_weight > 0 and images_seen >= adversarial_from
-        parts = arguments.gradient_accumulation_steps
-        pieces = list(micro_batches(len(batch), parts, accelerator.process_index, accelerator.num_processes))
-        values = torch.zeros(2, device=accelerator.device)
-        fakes = []
-        for piece in pieces:
-            last = piece is pieces[-1]
-            with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                with accelerator.autocast():
-                    decoded, kl = model(batch[piece], noise[piece])
-                decoded = decoded.float()
-                loss = reconstruction_loss(batch[piece], decoded, kl)
-                values[0] += loss.detach() / parts
-                if adversarial:
-                    fakes.append(decoded.detach())
-                    judge.requires_grad_(False)
-                    with accelerator.autocast():
-                        fooling = -judge(decoded).float().mean()
-                    judge.requires_grad_(True)
-                    weight = adaptive_weight(loss, fooling, vae.decoder.conv_out.weight)
-                    loss = loss + arguments.discriminator_weight * weight * fooling
-                accelerator.backward(loss / parts)
-        accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-        optimizer.step()
-        lr_scheduler.step()
-        optimizer.zero_grad()
-
-        for piece, fake in zip(pieces, fakes, strict=False):
-            with contextlib.nullcontext() if piece is pieces[-1] else accelerator.no_sync(judge):
-                with accelerator.autocast():
-                    real_verdicts, fake_verdicts = judge(torch.cat([batch[piece], fake])).float().chunk(2)
-                loss = hinge_loss(real_verdicts, fake_verdicts)
-                values[1] += loss.detach() / parts
-                accelerator.backward(loss / parts)
-        if adversarial:
-            discriminator_optimizer.step()
-            discriminator_optimizer.zero_grad()
-
+        batch = to_model_range(random_crops(pixels[chosen], size, generator)).to(device)
+        noise = torch.randn(latent_shape, generator=generator).to(device)
+        late = images_seen >= arguments.discriminator_start * run.total_images
+        losses = trainer.step(batch, noise, adversarial=arguments.discriminator_weight > 0 and late)
         run.advance()
-        ema.update(run.images_seen, arguments.batch_size)
-        run.track_loss("train/loss", values[0])
-        if adversarial:
-            run.track_loss("train/discriminator_loss", values[1])
+        trainer.ema.update(run.images_seen, arguments.batch_size)
+        for name, loss in losses.items():
+            run.track_loss(name, loss)
+
         if run.due(arguments.validate_every) and accelerator.is_main_process:
             done = run.images_seen >= run.total_images
-            some = (
-                validation_pixels
-                if done
-                else validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
-            )
-            with ema.swapped_in():
-                run.log(validate(vae, some, size, perceptual))
+            with trainer.ema.swapped_in():
+                run.announce(validate(vae, validation_pixels if done else some, size, perceptual))
                 run.log_picture("reconstructions", reconstruction_grid(vae, validation_pixels, size))
         if run.due(arguments.checkpoint_every):
             run.checkpoint()
 
     if accelerator.is_main_process:
-        with ema.swapped_in():
+        with trainer.ema.swapped_in():
             save_autoencoder(vae, pixels, arguments, run)
     accelerator.end_training()
 
@@ -397,8 +385,7 @@ def save_autoencoder(vae: AutoencoderKL, pixels: np.ndarray, arguments: Autoenco
         latent_std_before_normalisation=std.tolist(),
         scaling_factor=vae.config.scaling_factor,
     )
-    final = run.history[-1]
-    print(f"{run.output_dir / 'vae'}: " + ", ".join(f"{name} {value:.4g}" for name, value in final.items()))
+    print(f"autoencoder: {run.output_dir / 'vae'}")
 
 
 def main(argv: list[str] | None = None) -> None:

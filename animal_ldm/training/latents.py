@@ -7,8 +7,8 @@ from diffusers import AutoencoderKL
 
 from ..data.prepared import PreparedSplit
 from ..errors import InputError
-from .autoencoder import to_model_range
 from .cache import cached_array, fingerprint, module_fingerprint
+from .pixels import to_model_range
 
 
 def latent_moments(

@@ -103,6 +103,12 @@ class Run:
             self.bar.set_postfix({name: f"{mean:.4f}"})
             self.log({name: mean})
 
+    def announce(self, values: dict[str, float]) -> None:
+        """Log `values` and print them above the progress bar."""
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        tqdm.write(f"{self.images_seen} images: {figures}")
+        self.log(values)
+
     def log(self, values: dict[str, float]) -> None:
         """Keep `values` in the history and send them to the trackers."""
         self.history.append({"images_seen": self.images_seen, **values})

@@ -1,4 +1,4 @@
-"""A prepared dataset of 16 x 16 pictures, an autoencoder, a text encoder and a UNet small enough to train in seconds."""
+"""A prepared dataset of 16 x 16 pictures, and components small enough to train in seconds."""
 
 import json
 from pathlib import Path
