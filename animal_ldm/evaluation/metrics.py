@@ -1,7 +1,7 @@
 """Distances between two sets of image features: Frechet, kernel, precision and recall, density and coverage.
 
-Pure functions. Everywhere `real` comes first and `fake` (generated) second; both are (N, D) and (M, D) tensors or arrays
-of float32 or float64, and what is summed is summed in float64. Features with NaN or infinity are refused.
+Pure functions. Everywhere `real` comes first and `fake` (generated) second; both are (N, D) and (M, D) tensors or
+arrays of float32 or float64, and what is summed is summed in float64. Features with NaN or infinity are refused.
 """
 
 from collections.abc import Sequence
@@ -54,31 +54,41 @@ def mean_and_covariance(features: Features) -> tuple[torch.Tensor, torch.Tensor]
     return mean, covariance / max(1, len(features) - 1)
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """The Gaussian fitted to a set of features: its mean (D,) and a root R (r, D) of its covariance, R^T R = S."""
+
+    mean: torch.Tensor
+    root: torch.Tensor
+
+
+def fit_gaussian(features: Features) -> Gaussian:
+    """With no more features than dimensions, no (D, D) matrix is formed: the centred features are a root themselves."""
+    features = as_features(features)
+    if len(features) > features.shape[1]:
+        mean, covariance = mean_and_covariance(features)
+        return Gaussian(mean, _root(covariance))
+    mean = features.mean(0, dtype=torch.float64)
+    return Gaussian(mean, (features.double() - mean) / max(1, len(features) - 1) ** 0.5)
+
+
 def frechet_distance(mean1: Features, covariance1: Features, mean2: Features, covariance2: Features) -> float:
     """Squared Frechet distance of two Gaussians: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2)."""
     mean1, covariance1, mean2, covariance2 = (
         torch.as_tensor(x).double() for x in (mean1, covariance1, mean2, covariance2)
     )
-    return _frechet(mean1, _root(covariance1), mean2, _root(covariance2))
+    return frechet_distance_of_gaussians(Gaussian(mean1, _root(covariance1)), Gaussian(mean2, _root(covariance2)))
+
+
+def frechet_distance_of_gaussians(real: Gaussian, fake: Gaussian) -> float:
+    """`frechet_distance`, from the roots."""
+    traces = real.root.square().sum() + fake.root.square().sum()
+    return float((real.mean - fake.mean).square().sum() + traces - 2 * _nuclear_norm(real.root @ fake.root.T))
 
 
 def frechet_distance_of_features(real: Features, fake: Features) -> float:
-    """`frechet_distance` of the Gaussians fitted to two sets. With fewer features than dimensions no (D, D) is formed."""
-    return _frechet(*_gaussian(as_features(real)), *_gaussian(as_features(fake)))
-
-
-def _frechet(mean1: torch.Tensor, root1: torch.Tensor, mean2: torch.Tensor, root2: torch.Tensor) -> float:
-    traces = root1.square().sum() + root2.square().sum()
-    return float((mean1 - mean2).square().sum() + traces - 2 * _nuclear_norm(root1 @ root2.T))
-
-
-def _gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and a root R of the covariance, R^T R = S, of at most D rows."""
-    if len(features) > features.shape[1]:
-        mean, covariance = mean_and_covariance(features)
-        return mean, _root(covariance)
-    mean = features.mean(0, dtype=torch.float64)
-    return mean, (features.double() - mean) / max(1, len(features) - 1) ** 0.5
+    """`frechet_distance` of the Gaussians fitted to two sets."""
+    return frechet_distance_of_gaussians(fit_gaussian(real), fit_gaussian(fake))
 
 
 def _root(covariance: torch.Tensor) -> torch.Tensor:
@@ -111,22 +121,21 @@ class Extrapolation:
     distances: list[float]
 
 
-def fd_infinity(real: Features, fake: Features, points: int = 15, seed: int = 0) -> Extrapolation:
+def fd_infinity(real: Features | Gaussian, fake: Features, points: int = 15, seed: int = 0) -> Extrapolation:
     """The Frechet distance extrapolated to infinitely many generated features: a straight line over 1/N.
 
     The estimate's bias falls as 1/N, by a factor that differs between models, so that equal N alone does not make two
-    distances comparable (Chong and Forsyth 2020, arXiv 1911.07023). Sizes run from a tenth of the set (at most 5,000) to
-    all of it, each a subset drawn anew without replacement.
+    distances comparable (Chong and Forsyth 2020, arXiv 1911.07023). Sizes run from a tenth of the set (at most 5,000)
+    to all of it, as in dgm-eval, each a subset drawn anew without replacement.
     """
-    real, fake = as_features(real), as_features(fake)
+    real, fake = real if isinstance(real, Gaussian) else fit_gaussian(real), as_features(fake)
     first = min(5000, max(len(fake) // 10, 2))
     sizes = [int(size) for size in np.linspace(first, len(fake), points)]
     rng = np.random.default_rng(seed)
-    gaussian = _gaussian(real)
     distances = []
     for size in sizes:
         subset = torch.from_numpy(rng.choice(len(fake), size, replace=False)).to(fake.device)
-        distances.append(_frechet(*gaussian, *_gaussian(fake[subset])))
+        distances.append(frechet_distance_of_gaussians(real, fit_gaussian(fake[subset])))
     slope, value = np.polyfit(1 / np.array(sizes), distances, 1)
     return Extrapolation(float(value), float(slope), sizes, distances)
 
@@ -144,8 +153,8 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID (Binkowski et al. 2018, arXiv 1801.01401): unbiased squared MMD with the kernel (x.y / D + 1)^3.
 
-    The mean over random subsets, of `subset_size` or of the smaller set. Subsets are drawn as torch-fidelity draws them
-    (numpy's frozen `RandomState` stream, generated features first), so that equal seeds give equal numbers.
+    The mean over random subsets, of `subset_size` or of the smaller set. Subsets are drawn as torch-fidelity draws
+    them (numpy's frozen `RandomState` stream, generated features first), so that equal seeds give equal numbers.
     """
     real, fake = as_features(real), as_features(fake)
     size = min(subset_size, len(real), len(fake))
@@ -175,8 +184,9 @@ def kernel_distance(
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991: distance <= radius); density and coverage (Naeem
-    et al. 2020, arXiv 2002.09797: distance < radius). A radius is the distance to a feature's k-th nearest of its own set.
+    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991: distance <= radius), density and coverage
+    (Naeem et al. 2020, arXiv 2002.09797: distance < radius). A feature's radius is the distance to the k-th nearest of
+    its own set.
     """
 
     k: int
@@ -187,18 +197,25 @@ class Neighbourhoods:
 
 
 def neighbourhoods(
-    real: Features, fake: Features, ks: Sequence[int], block: int = BLOCK, state: PartialState | None = None
+    real: Features,
+    fake: Features,
+    ks: Sequence[int],
+    real_radii: torch.Tensor | None = None,
+    block: int = BLOCK,
+    state: PartialState | None = None,
 ) -> list[Neighbourhoods]:
     """All four metrics for every k of `ks`, from one pass over the distances.
 
     Args:
+        real_radii: (N, K) distances to the k-th nearest real features for every k, where they are known already.
         block, state: see `neighbours.nearest`; the result depends on neither.
 
     Raises:
         InputError: a set has no more than k features.
     """
     real, fake = as_features(real), as_features(fake)
-    real_radii, _ = nearest(real, real, ks, block, state)
+    if real_radii is None:
+        real_radii, _ = nearest(real, real, ks, block, state)
     fake_radii, _ = nearest(fake, fake, ks, block, state)
     return [
         Neighbourhoods(

@@ -27,7 +27,7 @@ from animal_ldm.evaluation.metrics import (
 
 
 def gaussians(n: int, m: int, dim: int, shift: float = 0.1, scale: float = 1.05, seed: int = 0):
-    """Two sets with the unequal variances, the common mean far from zero and the zeros that pooled activations have."""
+    """Two sets with unequal variances, a common mean far from zero and zeros, as pooled activations have."""
     rng = np.random.default_rng(seed)
     spread = np.geomspace(1, 0.05, dim)
     real = np.maximum(rng.normal(size=(n, dim)) * spread + 0.5, 0)
@@ -203,8 +203,8 @@ def test_kernel_distance_repeats_with_its_seed():
 
 
 def test_fd_infinity_takes_the_bias_away():
-    """For equal distributions FD is nothing but bias: it falls with N, and the line meets 1/N = 0 near the floor that the
-    finite real set leaves."""
+    """For equal distributions FD is nothing but bias: it falls with N, and the line meets 1/N = 0 near the floor that
+    the finite real set leaves."""
     real, fake = gaussians(20000, 3000, 32, shift=0, scale=1)
     found = fd_infinity(real, fake)
     assert len(found.sizes) == len(found.distances) == 15

@@ -54,7 +54,8 @@ def test_ball_counts(kind, other):
     fake = features(kind, n=150, seed=1) if other == "another draw" else real.flip(0)
     distances = brute_force(real, fake)
     real_radii, fake_radii = (nearest(x, x, RANKS)[0] for x in (real, fake))
-    for found, r, f in zip(ball_counts(real, fake, real_radii, fake_radii, block=64), real_radii.T, fake_radii.T):
+    counts = ball_counts(real, fake, real_radii, fake_radii, block=64)
+    for found, r, f in zip(counts, real_radii.T, fake_radii.T, strict=True):
         assert found.fake_in_real == (distances <= r[:, None]).any(0).sum()
         assert found.real_in_fake == (distances <= f).any(1).sum()
         assert found.pairs_in_real == (distances < r[:, None]).sum()

@@ -1,0 +1,59 @@
+"""Are samples copies of training photos? Distances to the nearest training photo, beside those of held-out photos."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+
+from .metrics import as_features
+from .neighbours import nearest
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """Shares over the samples. A model that draws like held-out photos has 0.5 and 0.01; one that copies has more."""
+
+    nearer_than_held_out: float  # chance that a sample lies nearer to training photos than a held-out photo does
+    nearer_than_closest_percent: float  # samples nearer than all but the closest hundredth of the held-out photos
+    authpct: float  # percent of authentic samples (Alaa et al. 2022, arXiv 2102.08921), as in dgm-eval
+    held_out_authpct: float  # the same of held-out photos
+    n_generated: int
+    n_train: int
+    n_held_out: int
+
+
+def memorisation(
+    train: torch.Tensor,
+    held_out: torch.Tensor,
+    fake: torch.Tensor,
+    train_gap: torch.Tensor | None = None,
+    state: PartialState | None = None,
+) -> Memorisation:
+    """Compare the samples' distances to the nearest training photo with the held-out photos'.
+
+    Args:
+        train: (N, D) features of the photos trained on.
+        held_out: (H, D) features of photos kept out of training.
+        fake: (M, D) features of samples.
+        train_gap: (N,) every training photo's distance to the nearest other one, where it is known already.
+        state: as in `neighbours.nearest`.
+    """
+    train, held_out, fake = as_features(train), as_features(held_out), as_features(fake)
+    gap = nearest(train, train, [1], state=state)[0][:, 0] if train_gap is None else train_gap
+    (fake_distance, fake_index), (held_distance, held_index) = (
+        (distances[:, 0], index[:, 0])
+        for distances, index in (nearest(features, train, [1], state=state) for features in (fake, held_out))
+    )
+    # Mann-Whitney: pairs in which the sample is the nearer, ties for a half.
+    ordered = held_distance.sort().values
+    farther = len(ordered) - torch.searchsorted(ordered, fake_distance, right=True)
+    equal = torch.searchsorted(ordered, fake_distance, right=True) - torch.searchsorted(ordered, fake_distance)
+    return Memorisation(
+        nearer_than_held_out=float((farther + equal / 2).double().mean() / len(ordered)),
+        nearer_than_closest_percent=float((fake_distance < held_distance.quantile(0.01)).double().mean()),
+        authpct=100 * float((gap[fake_index] < fake_distance).double().mean()),
+        held_out_authpct=100 * float((gap[held_index] < held_distance).double().mean()),
+        n_generated=len(fake),
+        n_train=len(train),
+        n_held_out=len(held_out),
+    )
