@@ -16,6 +16,4 @@ def positional(name: str):
 
 def parse(arguments_class: type[Arguments], argv: Sequence[str] | None, prog: str) -> Arguments:
     """Read `argv` (`sys.argv[1:]` when None) into `arguments_class`; `--help` and bad flags exit as argparse does."""
-    return tyro.cli(
-        arguments_class, args=sys.argv[1:] if argv is None else argv, prog=prog, use_underscores=True
-    )
+    return tyro.cli(arguments_class, args=sys.argv[1:] if argv is None else argv, prog=prog, use_underscores=True)

@@ -151,10 +151,17 @@ def test_accumulating_gradients_changes_rounding_alone(arguments, tmp_path):
     assert history(pieces, "train/loss") == pytest.approx(history(arguments, "train/loss"), rel=1e-4)
 
 
+@pytest.mark.slow
+def test_compiled_run_has_the_same_losses(arguments, tmp_path):
+    arguments = dataclasses.replace(arguments, dropout=0.0)
+    compiled = dataclasses.replace(arguments, output_dir=str(tmp_path / "compiled"), compile=True)
+    train(arguments)
+    train(compiled)
+    assert history(compiled, "train/loss") == pytest.approx(history(arguments, "train/loss"), rel=1e-3)
+
+
 def test_learning_rate_follows_optimizer_steps(arguments):
     """Three steps with warm-up over two: 1/2, 1, 1 of the peak, whatever the accumulation."""
-    import torch.optim
-
     train(dataclasses.replace(arguments, num_epochs=1, gradient_accumulation_steps=2))
     (checkpoint,) = Path(arguments.output_dir, "checkpoints").glob("*.pt")
     states = torch.load(checkpoint, weights_only=True)["states"]
