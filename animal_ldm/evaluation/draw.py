@@ -37,7 +37,7 @@ class Sampling:
 
 
 def classes_of_samples(counts: Mapping[str, int], n: int) -> list[str]:
-    """Class names for n samples in proportion to `counts`; any prefix has the proportions too, to within one picture."""
+    """Class names for n samples in proportion to `counts`; every prefix has the proportions too, within a picture."""
     return list(islice(_classes(counts), n))
 
 
@@ -47,6 +47,10 @@ def _classes(counts: Mapping[str, int]):
         name = max(drawn, key=lambda name: (n * counts[name] / total - drawn[name], name))
         drawn[name] += 1
         yield name
+
+
+def prompt_of(label: str) -> str:
+    return with_article(label)
 
 
 def model_digest(pipeline: DiffusionPipeline) -> str:
@@ -90,7 +94,7 @@ def draw(
         state.wait_for_everyone()  # before anyone draws: all must find the same pictures missing
     with torch.no_grad():
         embeds = {
-            label: pipeline.encode_prompt(with_article(label), do_classifier_free_guidance=sampling.guidance_scale > 1)
+            label: pipeline.encode_prompt(prompt_of(label), do_classifier_free_guidance=sampling.guidance_scale > 1)
             for label in dict.fromkeys(labels)
         }
     pipeline.set_progress_bar_config(disable=True)

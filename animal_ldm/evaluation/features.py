@@ -57,6 +57,10 @@ class Extractor:
         """What its Frechet distance may be called: FID is Inception's alone."""
         return "FID" if self.name == "inception" else f"FD ({self.name})"
 
+    @property
+    def kernel_name(self) -> str:
+        return "KID" if self.name == "inception" else f"KD ({self.name})"
+
     def prepare(self, image: np.ndarray) -> torch.Tensor:
         """uint8 (H, W, 3) -> float32 (3, S, S) in [0, 255]."""
         return resize(image, self.image_size)
@@ -84,7 +88,7 @@ def load_extractor(name: str, weights: str | Path | None = None, device: str | t
     """The extractor of that name.
 
     Args:
-        name: `inception`, `squeezenet`, `dinov2`, `clip`, or the folder or Hub id of any other transformers image model.
+        name: `inception`, `squeezenet`, `dinov2`, `clip`, or the folder or Hub id of another transformers image model.
         weights: `inception`: the TorchScript file; `squeezenet`: safetensors with torchvision's names; `dinov2` and
             `clip`: a local folder in place of the Hub's. None fetches them.
         device: where the network runs.
@@ -153,8 +157,8 @@ def squeezenet_extractor(weights: str | Path | None, device: torch.device) -> Ex
             model.load_state_dict(SqueezeNet1_1_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True))
         except (URLError, OSError, RuntimeError) as error:
             raise InputError(
-                f"SqueezeNet's weights could not be fetched ({error}); pass --extractor_weights with a safetensors file "
-                "of the keys `features.*` of torchvision.models.squeezenet1_1()"
+                f"SqueezeNet's weights could not be fetched ({error}); pass --extractor_weights with a safetensors "
+                "file of the keys `features.*` of torchvision.models.squeezenet1_1()"
             ) from error
     else:
         if not Path(weights).is_file():
@@ -186,8 +190,8 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
         model = AutoModel.from_pretrained(model_id, dtype=torch.float32).eval().to(device)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"expected the extractor {name!r} to be inception, squeezenet, dinov2, clip, or a transformers image model, "
-            f"found none at {model_id}: {str(error).splitlines()[0]} Pass a local folder with --extractor_weights "
+            f"expected the extractor {name!r} to be inception, squeezenet, dinov2, clip, or a transformers image "
+            f"model, found none at {model_id}: {str(error).splitlines()[0]} Pass a local folder with --extractor_weights "
             "where the Hub cannot be reached"
         ) from error
     size = processor.get("crop_size") or processor["size"]

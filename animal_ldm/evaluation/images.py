@@ -48,7 +48,7 @@ def images_of_split(split: PreparedSplit) -> Images:
 
 
 def images_of_folder(folder: str | Path) -> Images:
-    """All pictures under `folder`, sorted by path. Where all lie in subfolders, these name the classes (`_` for a space).
+    """All pictures under `folder`, sorted by path. If all lie in subfolders, these name the classes (`_` for a space).
 
     Raises:
         InputError: there is no picture.

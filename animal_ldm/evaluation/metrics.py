@@ -63,7 +63,7 @@ class Gaussian:
 
 
 def fit_gaussian(features: Features) -> Gaussian:
-    """With no more features than dimensions, no (D, D) matrix is formed: the centred features are a root themselves."""
+    """With no more features than dimensions no (D, D) matrix is formed: the centred features are a root already."""
     features = as_features(features)
     if len(features) > features.shape[1]:
         mean, covariance = mean_and_covariance(features)

@@ -4,7 +4,7 @@ Distances between N and M features of D numbers are one matrix product away, |a 
 product cancels: in float32 its error can exceed the gap between a distance and a radius, in float64 it is slow. Here
 the float32 product only screens. Its error is bounded (Higham, Accuracy and Stability of Numerical Algorithms, section
 3.1: a dot product of length D errs by at most D*u/(1 - D*u) times sum |a_i b_i|, in any order of summation), so that
-each block gives a lower and an upper bound of every squared distance, and only the pairs that the bounds leave open are
+each block gives a lower and an upper bound of every squared distance, and only pairs that the bounds leave open are
 measured in float64, from the difference a - b itself. Every decision is therefore that of the float64 distances, also
 for duplicates (distance exactly 0). Never more than one block of distances is in memory.
 """
