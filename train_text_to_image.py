@@ -4,25 +4,32 @@ photos -> latents (encoded once) -> noised -> UNet -> loss; EMA weights -> Anima
 """
 
 import contextlib
+import json
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.utils import make_image_grid
 from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.arguments import parse
 from animal_ldm.cli import exit_on_bad_input
 from animal_ldm.data.captions import with_article
-from animal_ldm.data.prepared import PreparedSplit, load_split
+from animal_ldm.data.prepared import load_split
+from animal_ldm.evaluation.draw import Sampling
+from animal_ldm.evaluation.evaluate import quick_report
+from animal_ldm.evaluation.features import Extractor, load_extractor
+from animal_ldm.training.batches import Batch, Photos
 from animal_ldm.training.cache import module_fingerprint
 from animal_ldm.training.ema import EMA
-from animal_ldm.training.latents import draw_latents, latent_moments
+from animal_ldm.training.latents import latent_moments
 from animal_ldm.training.models import load_component, load_unet, use_attention
 from animal_ldm.training.objective import (
     Denoiser,
@@ -33,7 +40,7 @@ from animal_ldm.training.objective import (
 )
 from animal_ldm.training.run import Run, start_accelerator
 from animal_ldm.training.stream import ImageStream, micro_batches, step_generator, step_seed
-from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer
+from animal_ldm.training.text import Captions, load_text_encoder
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,14 @@ class TrainingArguments:
     # Guidance and steps of the samples in the grid.
     guidance_scale: float = 3.0
     num_inference_steps: int = 25
+    # Photos between two evaluations of the averaged weights by KID on the validation split, with guidance and steps as
+    # in the grid; the best go to OUTPUT_DIR/best. 0 never evaluates.
+    eval_every: int = 0
+    # Samples drawn for each evaluation.
+    eval_images: int = 1024
+    # Feature extractor, and the file or folder with its weights, as in `animal-ldm evaluate`.
+    eval_extractor: str = "inception"
+    eval_weights: str | None = None
     # Photos between two checkpoints.
     checkpoint_every: int = 50_000
     # How many checkpoints to keep.
@@ -115,46 +130,6 @@ class TrainingArguments:
     country: str | None = None
     # Where latents and text embeddings are kept between runs.
     cache_dir: str = "outputs/cache"
-
-
-@dataclass
-class Batch:
-    """One global batch of the run, on the CPU: a pure function of (seed, images seen)."""
-
-    latents: torch.Tensor  # (B, C, h, w), scaled
-    noise: torch.Tensor  # (B, C, h, w)
-    timesteps: torch.Tensor  # (B,)
-    captions: torch.Tensor  # (B, L, D) embeddings or (B, L) token ids
-
-
-class Photos:
-    """A split as the denoiser sees it: latents and captions."""
-
-    def __init__(self, moments: np.ndarray, split: PreparedSplit, captions: Captions, scaling_factor: float):
-        self.moments, self.captions, self.scaling_factor = moments, captions, scaling_factor
-        self.numbers = captions.numbers(split.texts)
-
-    def draw(self, chosen: np.ndarray, generator: torch.Generator, steps: int, caption_dropout: float) -> Batch:
-        """Photos `chosen`, each with its flip, posterior draw, noise, timestep and maybe without its caption."""
-        count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
-        flips = torch.randint(2, (count,), generator=generator).numpy()
-        posterior_noise = torch.randn(shape, generator=generator)
-        noise = torch.randn(shape, generator=generator)
-        timesteps = torch.randint(steps, (count,), generator=generator)
-        dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
-        latents = draw_latents(self.moments[chosen], flips, posterior_noise, self.scaling_factor)
-        captions = self.captions.table[np.where(dropped, 0, self.numbers[chosen])]
-        return Batch(latents, noise, timesteps, torch.from_numpy(captions))
-
-    def fixed(self, seed: int, steps: int, most: int = 1024) -> Batch:
-        """Validation's batch, the same at every call: no flips, timesteps spread evenly over the process."""
-        chosen = np.linspace(0, len(self.moments) - 1, min(most, len(self.moments))).astype(int)
-        generator = torch.Generator().manual_seed(seed)
-        batch = self.draw(chosen, generator, steps, caption_dropout=0.0)
-        batch.latents = torch.from_numpy(self.moments[chosen, 0, 0]).float() * self.scaling_factor
-        spread = (torch.arange(len(chosen)) + 0.5) * steps / len(chosen)
-        batch.timesteps = spread.long()[torch.randperm(len(chosen), generator=generator)]
-        return batch
 
 
 def batch_loss(
@@ -194,12 +169,25 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
     return make_image_grid(rows, rows=len(pipeline.classes), cols=arguments.samples_per_class)
 
 
-def load_text(arguments: TrainingArguments, texts: tuple[str, ...]) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    if arguments.text_encoder == "scratch":
-        tokenizer = build_tokenizer(texts)
-        return tokenizer, build_text_encoder(tokenizer)
-    tokenizer = load_component(CLIPTokenizer, arguments.text_encoder, "tokenizer")
-    return tokenizer, load_component(CLIPTextModel, arguments.text_encoder, "text_encoder")
+def keep_best(run: Run, pipeline: AnimalLDMPipeline, extractor: Extractor, arguments: TrainingArguments) -> None:
+    """Measure against the validation split; weights with the lowest kernel distance so far go to OUTPUT_DIR/best."""
+    report = quick_report(
+        pipeline,
+        Path(arguments.data),
+        arguments.eval_images,
+        extractor,
+        arguments.seed,
+        run.output_dir / "evaluation",
+        Sampling(guidance_scale=arguments.guidance_scale, num_inference_steps=arguments.num_inference_steps),
+        state=PartialState() if run.accelerator.num_processes > 1 else None,
+    )
+    if run.accelerator.is_main_process:
+        earlier = run.values("evaluation/kernel_distance")
+        run.announce({f"evaluation/{name}": report[name] for name in ("kernel_distance", "frechet_distance")})
+        if report["kernel_distance"] < min(earlier, default=math.inf):
+            pipeline.save_pretrained(run.output_dir / "best")
+            record = json.dumps({"images_seen": run.images_seen, **report}, indent=2)
+            (run.output_dir / "best" / "quick_report.json").write_text(record)
 
 
 def train(arguments: TrainingArguments) -> None:
@@ -212,7 +200,7 @@ def train(arguments: TrainingArguments) -> None:
     # networks
     torch.manual_seed(arguments.seed)
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
-    tokenizer, text_encoder = load_text(arguments, splits["train"].texts)
+    tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, splits["train"].texts)
     train_text = arguments.text_encoder == "scratch"
     text_encoder.to(device).train(train_text).requires_grad_(train_text)
     latent_size = arguments.image_size // 2 ** (len(vae.config.block_out_channels) - 1)
@@ -232,11 +220,12 @@ def train(arguments: TrainingArguments) -> None:
             split,
             captions,
             vae.config.scaling_factor,
+            arguments.num_ddpm_steps,
         )
         for name, split in splits.items()
     }
     stream = ImageStream(splits["train"].labels, arguments.seed, arguments.balance_classes)
-    validation_batch = photos["validation"].fixed(arguments.seed, arguments.num_ddpm_steps)
+    validation_batch = photos["validation"].validation_batch(arguments.seed)
     accelerator.print(
         f"{len(splits['train'])} photos; latents after scaling: mean {validation_batch.latents.mean():.3f} "
         f"(about 0 is right), standard deviation {validation_batch.latents.std():.3f} (about 1 is right)"
@@ -276,11 +265,13 @@ def train(arguments: TrainingArguments) -> None:
         classes=splits["train"].classes,
     )
     pipeline.set_progress_bar_config(disable=True)
+    if arguments.eval_every:
+        extractor = load_extractor(arguments.eval_extractor, arguments.eval_weights, device)
 
     for images_seen in run.steps():
         generator = step_generator(arguments.seed, images_seen)
         chosen = stream.indices(images_seen, arguments.batch_size)
-        batch = photos["train"].draw(chosen, generator, arguments.num_ddpm_steps, arguments.caption_dropout)
+        batch = photos["train"].draw(chosen, generator, arguments.caption_dropout)
         # dropout inside the network is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
         parts = arguments.gradient_accumulation_steps
@@ -305,6 +296,9 @@ def train(arguments: TrainingArguments) -> None:
             with ema.swapped_in(), inference(model):
                 run.announce({"validation/loss": validation_loss(model, noise_scheduler, validation_batch, device)})
                 run.log_picture("samples", sample_grid(pipeline, arguments))
+        if arguments.eval_every and run.due(arguments.eval_every):
+            with ema.swapped_in(), inference(model):
+                keep_best(run, pipeline, extractor, arguments)
         if run.due(arguments.checkpoint_every):
             run.checkpoint()
 

@@ -15,6 +15,8 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
 
 import train_text_to_image
 from animal_ldm import AnimalLDMPipeline
@@ -158,6 +160,30 @@ def test_compiled_run_has_the_same_losses(arguments, tmp_path):
     train(arguments)
     train(compiled)
     assert history(compiled, "train/loss") == pytest.approx(history(arguments, "train/loss"), rel=1e-3)
+
+
+def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments, tmp_path):
+    torch.manual_seed(0)
+    features = {f"features.{name}": value for name, value in squeezenet1_1().features.state_dict().items()}
+    save_file(features, tmp_path / "squeezenet.safetensors")
+    evaluated = dataclasses.replace(
+        arguments,
+        output_dir=str(tmp_path / "evaluated"),
+        num_epochs=3,
+        eval_every=24,
+        eval_images=12,
+        eval_extractor="squeezenet",
+        eval_weights=tmp_path / "squeezenet.safetensors",
+    )
+    train(evaluated)
+    distances = history(evaluated, "evaluation/kernel_distance")
+    assert len(distances) == 3
+    best = json.loads(Path(evaluated.output_dir, "best", "quick_report.json").read_text())
+    assert best["kernel_distance"] == min(distances)
+    assert best["images_seen"] == 24 * (1 + distances.index(min(distances)))
+    assert AnimalLDMPipeline.from_pretrained(Path(evaluated.output_dir, "best")).classes == ["lion", "zebra"]
+    train(dataclasses.replace(arguments, num_epochs=3))
+    assert_same_weights(evaluated.output_dir, arguments.output_dir, "unet")
 
 
 def test_learning_rate_follows_optimizer_steps(arguments):

@@ -114,6 +114,10 @@ class Run:
         self.history.append({"images_seen": self.images_seen, **values})
         self.accelerator.log(values, step=self.images_seen)
 
+    def values(self, name: str) -> list[float]:
+        """What was logged under `name` so far."""
+        return [entry[name] for entry in self.history if name in entry]
+
     def log_picture(self, name: str, picture: Image.Image) -> None:
         """Write `picture` to `samples/<name>-<images_seen>.png` and to the trackers that take pictures."""
         path = self.output_dir / "samples" / f"{name}-{self.images_seen:010d}.png"

@@ -11,6 +11,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .cache import cached_array, fingerprint, module_fingerprint
+from .models import load_component
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -56,6 +57,15 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     return CLIPTextModel(config)
+
+
+def load_text_encoder(name: str, captions: Sequence[str]) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """Tokenizer and text encoder from a folder or the Hub, or for "scratch" new ones over `captions`."""
+    if name == "scratch":
+        tokenizer = build_tokenizer(captions)
+        return tokenizer, build_text_encoder(tokenizer)
+    tokenizer = load_component(CLIPTokenizer, name, "tokenizer")
+    return tokenizer, load_component(CLIPTextModel, name, "text_encoder")
 
 
 class Captions:
