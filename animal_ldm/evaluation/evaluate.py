@@ -140,7 +140,7 @@ def evaluate(arguments: EvaluateArguments, state: "PartialState | None" = None) 
     device = str(state.device) if state else arguments.device
     extractor = load_extractor(arguments.extractor, arguments.extractor_weights, torch_device(device))
     photos, reference = load_reference(
-        arguments.data, extractor, arguments.split, out / "features", arguments.batch_size, arguments.workers, state
+        arguments.data, extractor, arguments.split, arguments.batch_size, arguments.workers, state
     )
     counts = Counter(reference.photos.labels)
     results = {
@@ -153,6 +153,7 @@ def evaluate(arguments: EvaluateArguments, state: "PartialState | None" = None) 
             "photos": {split: len(images) for split, images in photos.items()},
             "digests": {split: images.digest() for split, images in photos.items()},
             "classes": dict(counts.most_common()),
+            "image_size": len(photos["train"][0]),
         },
         "extractor": extractor.describe(),
         "sampling": None,
@@ -214,18 +215,21 @@ def load_reference(
     data: Path,
     extractor: "Extractor",
     split: str,
-    cache: Path,
     batch_size: int = 64,
     workers: int = 0,
     state: "PartialState | None" = None,
 ) -> tuple[dict[str, "Images"], "Reference"]:
-    """Both splits of a prepared dataset, as pictures {split: images} and measured, with `split` for the reference."""
+    """Both splits of a prepared dataset, as pictures {split: images} and measured, with `split` for the reference.
+
+    The photos' features are kept in the user's cache: they serve every model that is compared with them.
+    """
     from ..data.prepared import load_split
-    from .features import extract
+    from .features import cache_folder, extract
     from .images import images_of_split
     from .report import Photos, Reference
 
     photos = {name: images_of_split(load_split(data, name)) for name in ("train", "validation")}
+    cache = cache_folder() / "features"
     measured = {
         name: Photos(extract(images, extractor, cache, batch_size, workers, state, f"{name} photos"), images.labels)
         for name, images in photos.items()
@@ -234,7 +238,7 @@ def load_reference(
 
 
 def pictures_of_folder(arguments: EvaluateArguments, counts: Counter) -> "Images":
-    """At most `number` pictures of the folder, any of them; their subfolders are classes if the photos know them all."""
+    """At most `number` pictures of the folder, any of them; subfolders are classes if the photos know them all."""
     import numpy as np
 
     from .images import Images, images_of_folder
@@ -314,7 +318,7 @@ def quick_report(
 
     Args:
         n: samples, of the classes in the validation photos' proportions; sample i starts from the noise of seed + i.
-        folder: keeps the photos' features between calls. The samples are removed at the end.
+        folder: for the samples, which are removed at the end. The photos' features stay in the user's cache.
         state: accelerate's state, when every process makes this call.
 
     Returns:
@@ -323,13 +327,13 @@ def quick_report(
     """
     from ..data.prepared import load_split
     from .draw import Sampling, classes_of_samples, draw
-    from .features import extract
+    from .features import cache_folder, extract
     from .images import images_of_split
     from .metrics import frechet_distance_of_features, kernel_distance
 
     sampling = sampling or Sampling()
     photos = images_of_split(load_split(prepared, "validation"))
-    real = extract(photos, extractor, folder / "features", batch_size, workers, state, "validation photos")
+    real = extract(photos, extractor, cache_folder() / "features", batch_size, workers, state, "validation photos")
     labels = classes_of_samples(Counter(photos.labels), n)
     samples = draw(pipeline, labels, sampling, seed, folder / "samples", batch_size, state)
     fake = extract(samples, extractor, None, batch_size, workers, state, "samples")

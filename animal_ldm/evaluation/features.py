@@ -101,7 +101,8 @@ def load_extractor(name: str, weights: str | Path | None = None, device: str | t
         return torchscript_extractor(name, inception_weights(weights), INCEPTION_SHA256, device)
     if name == "squeezenet":
         return squeezenet_extractor(weights, device)
-    return transformers_extractor(name, str(weights or HUB_MODELS.get(name, name)), device)
+    model_id = str(weights or HUB_MODELS.get(name, name))
+    return transformers_extractor(Path(name).name if Path(name).is_dir() else name, model_id, device)
 
 
 def torchscript_extractor(name: str, path: str | Path, sha256: str, device: torch.device | str = "cpu") -> Extractor:
@@ -191,8 +192,8 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
     except (OSError, ValueError) as error:
         raise InputError(
             f"expected the extractor {name!r} to be inception, squeezenet, dinov2, clip, or a transformers image "
-            f"model, found none at {model_id}: {str(error).splitlines()[0]} Pass a local folder with --extractor_weights "
-            "where the Hub cannot be reached"
+            f"model, found none at {model_id}: {str(error).splitlines()[0]} Where the Hub cannot be reached, pass a "
+            "local folder with --extractor_weights"
         ) from error
     size = processor.get("crop_size") or processor["size"]
     size = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
@@ -246,7 +247,7 @@ def extract(
     state: PartialState | None = None,
     description: str = "features",
 ) -> torch.Tensor:
-    """Features (N, D) of all pictures, float32 on the CPU.
+    """Features (N, D) of all pictures, float32, where distances are computed: on the extractor's GPU, or on the CPU.
 
     Args:
         cache: folder that keeps them under a fingerprint of pictures, extractor and resize rule; None keeps nothing.
@@ -255,8 +256,10 @@ def extract(
     """
     identity = "\n".join([images.digest(), *extractor.describe().values()]) if cache else ""
     path = cache and cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+    # Apple's GPUs have no float64, which the distances need.
+    home = extractor.device if extractor.device.type == "cuda" else torch.device("cpu")
     if path and path.is_file():
-        return torch.from_numpy(np.load(path))
+        return torch.from_numpy(np.load(path)).to(home)
     rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
     mine = range(rank, len(images), processes)
     loader = DataLoader(_Prepared(images, mine, extractor.image_size), batch_size=batch_size, num_workers=workers)
@@ -275,4 +278,4 @@ def extract(
         partial = path.with_suffix(f".{os.getpid()}.partial.npy")
         np.save(partial, features.numpy())
         os.replace(partial, path)
-    return features
+    return features.to(home)

@@ -5,7 +5,7 @@
     schema_version   1
     model            name; digest: SHA-256 over weights and scheduler, None for a folder of pictures
     data             name; reference, held_out: the splits; photos: {split: number}; digests: {split: SHA-256};
-                     classes: {name: photos of the reference split}
+                     classes: {name: photos of the reference split}; image_size in pixels
     extractor        name, weights_digest, resize
     sampling         seed, class_mix, prompts {class: prompt}, scheduler, dtype, image_size and the fields of
                      `draw.Sampling`; None for a folder of pictures
@@ -18,14 +18,14 @@
 
 A record is complete in itself, so that no number can be torn from its context:
 
-    name             frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density, coverage,
-                     faithfulness, nearer_than_held_out, nearer_than_closest_percent, authpct
+    name             frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density,
+                     coverage, faithfulness, nearer_than_held_out, nearer_than_closest_percent, authpct
     label            what to print; "FID" and "KID" for Inception's features alone
     value, std       mean over the repeated draws and standard deviation over them (None for a single draw)
     better           "higher", "lower" or "near real photos"
     repeats, n_generated, n_real, k, seed, extractor
-    real_photos      None, or {n, value}: what real photos of the other split score in place of samples. For precision
-                     and recall the ceiling, for distances the floor
+    real_photos      None, or {n, value}: what real photos of the other split score in place of samples. For
+                     precision and recall the ceiling, for distances the floor
     same_n           None, or {n, value, std}: the samples themselves, no more of them than of those photos
     note             None, or how the number must be read
 """
@@ -76,8 +76,8 @@ class Photos:
 class Reference:
     """The real side, measured once for any number of sample sets.
 
-    Samples are compared with the photos of `split`. Photos of the other split take the samples' place to give the floor
-    and the ceiling. The probe is always fitted to `train`, and copies are always looked for there.
+    Samples are compared with the photos of `split`. Photos of the other split take the samples' place to give the
+    floor and the ceiling. The probe is always fitted to `train`, and copies are always looked for there.
     """
 
     extractor: Extractor
@@ -278,6 +278,7 @@ def table(results: dict) -> str:
         f"{model['name']} against {first['n_real']:,} photos of {data['name']} ({data['reference']})",
         f"features: {extractor['name']}, weights {extractor['weights_digest'][:12]}, {extractor['resize']}",
         sampling_line(results),
+        *size_warning(results),
         "",
     ]
     columns = [f"N={first['n_generated']:,}", f"N={n_equal:,}", f"real, N={n_equal:,}"]
@@ -322,6 +323,15 @@ def sampling_line(results: dict) -> str:
         f"{sampling['guidance_scale']:g}, seed {sampling['seed']}, classes by {sampling['class_mix']}, "
         + ("1 draw" if repeats == 1 else f"{repeats} draws, mean ± standard deviation")
     )
+
+
+def size_warning(results: dict) -> list[str]:
+    sampling, photos = results["sampling"], results["data"]["image_size"]
+    if not sampling or sampling["image_size"] == photos:
+        return []
+    return [
+        f"samples have {sampling['image_size']} px and photos {photos} px: part of every distance is the size alone"
+    ]
 
 
 def sweep_rows(sweep: dict) -> list[tuple[str, ...]]:

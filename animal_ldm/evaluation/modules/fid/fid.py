@@ -1,0 +1,69 @@
+"""Frechet distance of two sets of pictures, as a module of the `evaluate` library."""
+
+import datasets
+import evaluate
+
+from animal_ldm.evaluation.features import load_extractor
+from animal_ldm.evaluation.metrics import frechet_distance_of_features
+from animal_ldm.evaluation.modules import only_files, read_features
+
+DESCRIPTION = """
+Frechet distance between the Gaussians fitted to image features of generated and of real pictures; lower is better.
+It is called FID where the features are those of Inception (inception-2015-12-05.pt) behind clean-fid's resize, and
+nothing else is. The estimate's bias falls as 1/N: compare equal numbers of pictures only.
+"""
+
+INPUTS = """
+Args:
+    predictions (list of str): a folder of generated pictures, or a .npy file of their features (N, D).
+    references (list of str): the same of real pictures.
+    extractor (str): inception (default), squeezenet, dinov2, clip, or a transformers image model; unused with files.
+    weights (str, optional): the extractor's weights, where they are not to be fetched.
+    device (str): where the extractor runs, cpu by default.
+Returns:
+    {"fid": ...} with Inception, else {"frechet_distance": ...}, and beside it n_generated, n_real and extractor: its
+    name, digest of the weights and resize rule, or "features as given".
+Examples:
+    >>> fid = evaluate.load("animal_ldm/evaluation/modules/fid")
+    >>> fid.compute(predictions=["samples"], references=["photos"])  # doctest: +SKIP
+    {'fid': 172.5, 'n_generated': 7500, 'n_real': 7500, 'extractor': {'name': 'inception', ...}}
+"""
+
+CITATION = """
+@inproceedings{heusel2017gans,
+  title={{GANs} Trained by a Two Time-Scale Update Rule Converge to a Local {Nash} Equilibrium},
+  author={Heusel, Martin and Ramsauer, Hubert and Unterthiner, Thomas and Nessler, Bernhard and Hochreiter, Sepp},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2017}
+}
+@inproceedings{parmar2022aliased,
+  title={On Aliased Resizing and Surprising Subtleties in {GAN} Evaluation},
+  author={Parmar, Gaurav and Zhang, Richard and Zhu, Jun-Yan},
+  booktitle={CVPR},
+  year={2022}
+}
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(DESCRIPTION, INPUTS)
+class FID(evaluate.Metric):
+    def _info(self):
+        path = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": path, "references": path}),
+            reference_urls=["https://arxiv.org/abs/1706.08500", "https://arxiv.org/abs/2104.11222"],
+        )
+
+    def _compute(self, predictions, references, extractor="inception", weights=None, device="cpu"):
+        eye = None if only_files(predictions, references) else load_extractor(extractor, weights, device)
+        fake, real = read_features(predictions, eye), read_features(references, eye)
+        name = "fid" if eye and eye.name == "inception" else "frechet_distance"
+        return {
+            name: frechet_distance_of_features(real, fake),
+            "n_generated": len(fake),
+            "n_real": len(real),
+            "extractor": eye.describe() if eye else "features as given",
+        }

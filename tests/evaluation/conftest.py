@@ -1,0 +1,81 @@
+"""Stand-ins for networks whose weights the tests cannot have, and a dataset of coloured squares."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+
+CLASSES = {"lion": (200, 150, 60), "polar bear": (230, 230, 240), "zebra": (90, 90, 90)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory):
+    """A user's cache of their own, so that the tests neither read nor fill the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def squeezenet_weights(tmp_path_factory):
+    """A safetensors file with random weights of SqueezeNet 1.1's features."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = squeezenet1_1().features.state_dict()
+    path = tmp_path_factory.mktemp("squeezenet") / "squeezenet.safetensors"
+    save_file({f"features.{key}": value for key, value in features.items()}, path)
+    return path
+
+
+class Layers(torch.nn.Module):
+    """Sees 299 x 299 pixels in [-1, 1), gives 2048 numbers, like the layers of NVIDIA's Inception."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 32, 13, stride=13)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = torch.relu(self.convolution(images))
+        return torch.nn.functional.adaptive_avg_pool2d(maps, (8, 8)).flatten(1)
+
+
+class StandIn(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = Layers()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+@pytest.fixture(scope="session")
+def inception_stand_in(tmp_path_factory):
+    """A TorchScript file with the interface, the name and nothing else of Inception's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        scripted = torch.jit.script(StandIn().eval())
+    path = tmp_path_factory.mktemp("inception") / "inception-2015-12-05.pt"
+    scripted.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A prepared dataset of 16 px squares: every class has its colour, every photo its noise."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    for split, sizes in (("train", (30, 20, 10)), ("validation", (12, 9, 6))):
+        lines = []
+        for (label, colour), size in zip(CLASSES.items(), sizes, strict=True):
+            (folder / split / label.replace(" ", "_")).mkdir(parents=True)
+            for i in range(size):
+                photo = np.clip(rng.normal(colour, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+                name = f"{label.replace(' ', '_')}/{i:03d}.png"
+                Image.fromarray(photo).save(folder / split / name)
+                lines.append(json.dumps({"file_name": name, "text": f"a {label}", "label": label}))
+        (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder

@@ -1,0 +1,188 @@
+"""The command on a tiny pipeline: every number with its context, pictures, resuming, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from animal_ldm import AnimalLDMPipeline
+from animal_ldm.errors import InputError
+from animal_ldm.evaluation import draw
+from animal_ldm.evaluation.evaluate import main, quick_report, sweep_values
+from animal_ldm.evaluation.features import load_extractor
+from animal_ldm.evaluation.metrics import kernel_distance
+
+
+@pytest.fixture
+def run(prepared, squeezenet_weights, tmp_path, capsys):
+    """Run the command; returns its results, its folder and what it printed."""
+
+    def call(model, *more):
+        capsys.readouterr()
+        out = tmp_path / "out"
+        weights = ["--extractor", "squeezenet", "--extractor_weights", str(squeezenet_weights)]
+        fixed = ["--data", str(prepared), "--out", str(out), "--workers", "0", "--device", "cpu", *weights]
+        main([str(model), *fixed, *more])
+        return json.loads((out / "results.json").read_text()), out, capsys.readouterr().out
+
+    return call
+
+
+def test_report_of_a_pipeline(run, tiny_pipeline_folder):
+    results, out, printed = run(
+        tiny_pipeline_folder, "-n", "30", "--steps", "2", "--repeats", "2", "--sweep", "guidance_scale=1,3"
+    )
+    assert results["schema_version"] == 1
+    assert results["data"]["photos"] == {"train": 60, "validation": 27}
+    assert results["sampling"]["prompts"]["polar bear"] == "a polar bear"
+    assert results["sampling"]["guidance_scale"] == 3
+    assert results["sampling"]["num_inference_steps"] == 2
+    names = [(record["name"], record["k"]) for record in results["metrics"]]
+    assert len(names) == len(set(names)) == 13
+    for record in results["metrics"]:
+        assert record["n_generated"] == 30
+        assert record["n_real"] == 60
+        assert record["seed"] == 423432
+        assert record["repeats"] == 2
+        assert record["std"] is not None
+        assert record["extractor"] == results["extractor"]
+        assert set(record["extractor"]) == {"name", "weights_digest", "resize"}
+    first = results["metrics"][0]
+    assert first["label"] == "FD (squeezenet)"
+    assert "no more samples than" in first["note"]
+    assert first["real_photos"]["n"] == first["same_n"]["n"] == 27
+    assert first["real_photos"]["value"] < first["value"]  # real photos beat an untrained model
+    assert [point["value"] for point in results["sweep"]["points"]] == [1, 3]
+    assert results["sweep"]["points"][1]["metrics"] == results["metrics"]
+    assert {found["label"] for found in results["per_class"]} == {"lion", "polar bear", "zebra"}
+    assert sum(found["n_generated"] for found in results["per_class"]) == 60
+    pictures = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png"}
+    assert pictures < {path.name for path in out.iterdir()}
+    assert "FID" not in printed
+    for text in ("FD (squeezenet)", "precision, k=10", "N=27", "2 draws, mean ± standard deviation", "guidance_scale"):
+        assert text in printed
+
+
+def test_second_run_draws_nothing_and_finds_the_same(run, tiny_pipeline_folder, monkeypatch):
+    first, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2")
+    monkeypatch.setattr(draw, "save_whole", lambda *_: pytest.fail("a picture was drawn again"))
+    assert run(tiny_pipeline_folder, "-n", "20", "--steps", "2")[0] == first
+
+
+def test_class_mix(run, tiny_pipeline_folder):
+    results, *_ = run(tiny_pipeline_folder, "-n", "30", "--steps", "1", "--class_mix", "balanced")
+    assert [found["n_generated"] for found in results["per_class"]] == [10, 10, 10]
+    results, *_ = run(tiny_pipeline_folder, "-n", "30", "--steps", "1")
+    assert [found["n_generated"] for found in results["per_class"]] == [15, 10, 5]
+
+
+def test_validation_photos_as_reference(run, tiny_pipeline_folder):
+    results, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "1", "--split", "validation")
+    first = results["metrics"][0]
+    assert first["n_real"] == 27
+    assert first["real_photos"]["n"] == 20
+    found = {record["name"]: record for record in results["metrics"]}
+    assert found["authpct"]["n_real"] == 60  # copies are looked for among the training photos all the same
+
+
+def test_real_photos_as_samples_score_like_real_photos(run, prepared):
+    """The held-out photos in the samples' place reach floor and ceiling themselves."""
+    results, *_ = run(prepared / "validation", "-n", "27")
+    found = {(record["name"], record["k"]): record for record in results["metrics"]}
+    assert results["sampling"] is None
+    assert found["faithfulness", None]["value"] == found["faithfulness", None]["real_photos"]["value"] > 0.9
+    assert found["nearer_than_held_out", None]["value"] == 0.5
+    for name in ("precision", "recall"):
+        assert found[name, 3]["value"] == found[name, 3]["real_photos"]["value"]
+    assert results["fd_curve"]["sizes"][-1] == 27
+
+
+def test_copies_of_training_photos_are_reported(run, prepared):
+    results, *_ = run(prepared / "train", "-n", "30")
+    found = {record["name"]: record["value"] for record in results["metrics"]}
+    assert found["nearer_than_held_out"] == 1
+    assert found["authpct"] == 0
+
+
+def test_reconstructions(run, tiny_pipeline_folder):
+    results, out, printed = run(tiny_pipeline_folder, "-n", "12", "--steps", "1", "--reconstructions")
+    found = results["autoencoder"]
+    assert found["n"] == 27
+    assert 0 < found["psnr"] < 30
+    assert found["frechet_distance"] > 0
+    assert found["recognised_photos"] > 0.9
+    assert len(list((out / "reconstructions").rglob("*.png"))) == 27
+    assert "psnr" in printed
+
+
+def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_stand_in, tmp_path, monkeypatch, capsys):
+    """Everything but the digest: with Inception's weights the distance is an FID, and an N of 20 is no good for it."""
+    import hashlib
+
+    from animal_ldm.evaluation import features
+
+    digest = hashlib.sha256(inception_stand_in.read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    common = ["--data", str(prepared), "--out", str(tmp_path), "--workers", "0", "--device", "cpu", "-n", "20"]
+    main([str(prepared / "validation"), *common, "--inception_weights", str(inception_stand_in)])
+    first = json.loads((tmp_path / "results.json").read_text())["metrics"][0]
+    assert first["label"] == "FID"
+    assert "fewer than 2,048 samples" in first["note"]
+    assert first["extractor"]["weights_digest"] == digest
+    assert "fewer than 2,048 samples" in capsys.readouterr().out
+
+
+def test_quick_report(tiny_pipeline_folder, prepared, squeezenet_weights, tmp_path):
+    pipeline = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder)
+    extractor = load_extractor("squeezenet", squeezenet_weights)
+    sampling = draw.Sampling(num_inference_steps=2)
+    found = quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, sampling)
+    assert (found["split"], found["n_generated"], found["n_real"]) == ("validation", 12, 27)
+    assert found["labels"]["kernel_distance"] == "KD (squeezenet)"
+    assert found == quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, sampling)
+    assert not list(tmp_path.rglob("*.png"))
+
+    from animal_ldm.evaluation.evaluate import load_reference
+    from animal_ldm.evaluation.features import extract
+
+    labels = draw.classes_of_samples({"lion": 12, "polar bear": 9, "zebra": 6}, 12)
+    fake = extract(draw.draw(pipeline, labels, sampling, 5, tmp_path), extractor)
+    _, reference = load_reference(prepared, extractor, "validation")
+    assert found["kernel_distance"] == kernel_distance(reference.photos.features, fake, seed=5).mean
+
+
+# Refusals
+
+
+def test_too_few_samples(run, tiny_pipeline_folder):
+    with pytest.raises(InputError, match="--number must be at least 12"):
+        run(tiny_pipeline_folder, "-n", "5")
+
+
+@pytest.mark.parametrize("sweep", ["guidance=1,2", "guidance_scale", "guidance_scale=1,x", "num_inference_steps=2.5"])
+def test_sweeps_that_mean_nothing(sweep):
+    with pytest.raises(InputError, match="--sweep must be"):
+        sweep_values(sweep)
+
+
+def test_folder_of_pictures_cannot_be_drawn_from(run, tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="need a pipeline"):
+        run(tmp_path, "--repeats", "2")
+
+
+def test_dataset_that_is_none(tiny_pipeline_folder, tmp_path, squeezenet_weights):
+    with pytest.raises(InputError, match="expected a prepared dataset"):
+        weights = ["--extractor", "squeezenet", "--extractor_weights", str(squeezenet_weights)]
+        main([tiny_pipeline_folder, "--data", str(tmp_path), *weights, "--device", "cpu"])
+
+
+def test_help_names_everything(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    for text in ("MODEL", "--data", "--number", "--sweep", "--extractor", "results.json", "--guidance"):
+        assert text in printed
+    assert Path(__file__).name not in printed

@@ -1,0 +1,242 @@
+"""Extractors: what they see, what they are called, and which weights they refuse."""
+
+import hashlib
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from animal_ldm.errors import InputError
+from animal_ldm.evaluation import features as module
+from animal_ldm.evaluation.features import (
+    INCEPTION_SHA256,
+    INCEPTION_URL,
+    extract,
+    load_extractor,
+    torchscript_extractor,
+)
+from animal_ldm.evaluation.images import Images, images_of_folder
+from animal_ldm.evaluation.metrics import frechet_distance_of_features
+
+
+def sha256(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two folders of noise, of unlike sizes, as clean-fid reads them."""
+    rng = np.random.default_rng(0)
+    for name, level in (("real", 100), ("fake", 140)):
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            size = (24, 24) if i % 2 else (40, 30)
+            noise = np.clip(rng.normal(level, 60, (*size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{i:02d}.png")
+    return tmp_path / "real", tmp_path / "fake"
+
+
+# Inception
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # clean-fid's, of SciPy's matrix root
+def test_features_and_distance_equal_those_of_clean_fid(inception_stand_in, pictures):
+    from cleanfid import fid
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    network = InceptionV3W(str(inception_stand_in.parent), download=False)
+    expected = [
+        fid.get_folder_features(
+            str(folder), network, num_workers=0, device=torch.device("cpu"), mode="clean", verbose=False
+        )
+        for folder in pictures
+    ]
+    extractor = torchscript_extractor("stand-in", inception_stand_in, sha256(inception_stand_in))
+    found = [extract(images_of_folder(folder), extractor, batch_size=5) for folder in pictures]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    # A part of the 2048 numbers, for their matrix root takes long.
+    in_float64 = fid.fid_from_feats(*(features[:, :200].astype(np.float64) for features in expected))
+    parts = (features[:, :200] for features in found)
+    assert frechet_distance_of_features(*parts) == pytest.approx(in_float64, rel=1e-6)
+
+
+def test_nothing_else_is_called_inception(inception_stand_in):
+    with pytest.raises(InputError, match=f"expected inception weights with SHA-256 {INCEPTION_SHA256}"):
+        load_extractor("inception", inception_stand_in)
+    extractor = torchscript_extractor("stand-in", inception_stand_in, sha256(inception_stand_in))
+    assert extractor.distance_name == "FD (stand-in)"
+
+
+def test_without_weights_and_network_the_message_says_what_to_do(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    with pytest.raises(InputError) as caught:
+        load_extractor("inception")
+    for part in ("inception-2015-12-05.pt", INCEPTION_URL, INCEPTION_SHA256, str(tmp_path), "--extractor_weights"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.rglob("*.pt*"))
+
+
+def test_a_damaged_download_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "served").write_bytes(b"half a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "INCEPTION_URL", (tmp_path / "served").as_uri())
+    with pytest.raises(InputError, match="invalid hash value"):
+        load_extractor("inception")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+# SqueezeNet
+
+
+def test_squeezenet_is_torchvisions(squeezenet_weights):
+    from safetensors.torch import load_file
+    from torchvision.models import squeezenet1_1
+
+    extractor = load_extractor("squeezenet", squeezenet_weights)
+    model = squeezenet1_1().eval()
+    model.features.load_state_dict(
+        {key.removeprefix("features."): value for key, value in load_file(squeezenet_weights).items()}
+    )
+    image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = (image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        expected = model.features(normal).mean((2, 3))
+    torch.testing.assert_close(extractor(image), expected)
+    assert extractor(image).shape == (1, 512)
+    assert extractor.describe() == {
+        "name": "squeezenet",
+        "weights_digest": extractor.weights_digest,
+        "resize": "PIL bicubic on float32 channels to 224 x 224 (clean-fid)",
+    }
+
+
+def test_squeezenet_refuses_other_weights(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"features.0.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"no SqueezeNet 1\.1"):
+        load_extractor("squeezenet", tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="no such file"):
+        load_extractor("squeezenet", tmp_path / "missing.safetensors")
+
+
+# transformers
+
+
+def tiny_dinov2(folder):
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+    BitImageProcessor(
+        crop_size={"height": 28, "width": 28}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+    ).save_pretrained(folder)
+    return 28, 16
+
+
+def tiny_clip(folder):
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=small | {"vocab_size": 99},
+        vision_config=small | {"image_size": 32, "patch_size": 16},
+        projection_dim=8,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return 32, 8
+
+
+def tiny_resnet(folder):
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
+
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 48}).save_pretrained(folder)
+    return 48, 12
+
+
+@pytest.mark.parametrize(("name", "make"), [("dinov2", tiny_dinov2), ("clip", tiny_clip), (None, tiny_resnet)])
+def test_transformers_models(tmp_path, name, make):
+    size, dim = make(tmp_path)
+    extractor = load_extractor(name, tmp_path) if name else load_extractor(str(tmp_path))
+    images = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
+    found = extractor(images)
+    assert (found.shape, found.dtype) == ((3, dim), torch.float32)
+    assert f"{size} x {size}" in extractor.resize
+    assert extractor.distance_name == f"FD ({extractor.name})"
+    torch.testing.assert_close(found[1:], extractor(images[1:]))
+    again = load_extractor(name, tmp_path) if name else load_extractor(str(tmp_path))
+    assert again.weights_digest == extractor.weights_digest
+
+
+def test_dinov2_gives_the_class_token(tmp_path):
+    from transformers import Dinov2Model
+
+    tiny_dinov2(tmp_path)
+    image = torch.randint(0, 256, (1, 3, 28, 28), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normal = (image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        expected = Dinov2Model.from_pretrained(tmp_path)(normal).pooler_output
+    torch.testing.assert_close(load_extractor("dinov2", tmp_path)(image), expected)
+
+
+def test_unknown_extractor():
+    with pytest.raises(InputError, match="expected the extractor 'no/such-model' to be"):
+        load_extractor("no/such-model")
+
+
+# Extraction
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batch_size_and_workers_do_not_matter(squeezenet_weights, pictures):
+    extractor = load_extractor("squeezenet", squeezenet_weights)
+    images = images_of_folder(pictures[0])
+    whole = extract(images, extractor, batch_size=64)
+    torch.testing.assert_close(extract(images, extractor, batch_size=5, workers=2), whole)
+
+
+def test_cache_knows_pictures_and_extractor(squeezenet_weights, inception_stand_in, pictures, tmp_path, monkeypatch):
+    calls = []
+    embed = module.Extractor.embed
+    monkeypatch.setattr(module.Extractor, "embed", lambda self, x: calls.append(self.name) or embed(self, x))
+    squeezenet = load_extractor("squeezenet", squeezenet_weights)
+    stand_in = torchscript_extractor("stand-in", inception_stand_in, sha256(inception_stand_in))
+    real, fake = (images_of_folder(folder) for folder in pictures)
+    first = extract(real, squeezenet, tmp_path / "cache")
+    assert torch.equal(extract(real, squeezenet, tmp_path / "cache"), first)
+    assert calls == ["squeezenet"]
+    extract(fake, squeezenet, tmp_path / "cache")
+    extract(real, stand_in, tmp_path / "cache")
+    assert calls == ["squeezenet", "squeezenet", "stand-in"]
+    # Pixels count, names do not; another order is another set.
+    reversed_ = Images(real.files[::-1])
+    torch.testing.assert_close(extract(reversed_, squeezenet, tmp_path / "cache"), first.flip(0))
+    assert len(calls) == 4
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_folder_without_pictures(tmp_path):
+    with pytest.raises(InputError, match="expected pictures"):
+        images_of_folder(tmp_path)
+
+
+def test_subfolders_name_classes(tmp_path):
+    (tmp_path / "polar_bear").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "polar_bear" / "a.png")
+    images = images_of_folder(tmp_path)
+    assert images.labels == ("polar bear",)
+    assert images[0].shape == (4, 4, 3)
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.jpg")
+    assert images_of_folder(tmp_path).labels is None

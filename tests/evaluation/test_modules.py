@@ -1,0 +1,76 @@
+"""The modules for the `evaluate` library load without a network and give what the functions give."""
+
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+from PIL import Image
+
+import animal_ldm.evaluation.modules as modules
+from animal_ldm.evaluation.features import extract, load_extractor
+from animal_ldm.evaluation.images import images_of_folder
+from animal_ldm.evaluation.metrics import frechet_distance_of_features, precision_recall
+
+FOLDER = Path(modules.__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+@pytest.fixture
+def feature_files(tmp_path):
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(60, 8)).astype(np.float32), rng.normal(0.3, 1, size=(50, 8)).astype(np.float32)
+    np.save(tmp_path / "real.npy", real)
+    np.save(tmp_path / "fake.npy", fake)
+    paths = {"references": [str(tmp_path / "real.npy")], "predictions": [str(tmp_path / "fake.npy")]}
+    return real, fake, paths
+
+
+def test_features_from_files_are_no_fid(feature_files):
+    real, fake, paths = feature_files
+    found = evaluate.load(str(FOLDER / "fid")).compute(**paths)
+    assert found["frechet_distance"] == pytest.approx(frechet_distance_of_features(real, fake))
+    assert found["extractor"] == "features as given"
+    assert (found["n_generated"], found["n_real"]) == (50, 60)
+    assert "fid" not in found
+
+
+def test_precision_recall(feature_files):
+    real, fake, paths = feature_files
+    found = evaluate.load(str(FOLDER / "precision_recall")).compute(**paths, k=[10, 3])
+    assert (found["precision_k10"], found["recall_k10"]) == precision_recall(real, fake, 10)
+    assert (found["precision_k3"], found["recall_k3"]) == precision_recall(real, fake, 3)
+    assert {"density_k3", "coverage_k10"} < set(found)
+
+
+def test_image_folders(tmp_path, squeezenet_weights):
+    rng = np.random.default_rng(0)
+    for name in ("real", "fake"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / name / f"{i}.png")
+    found = evaluate.load(str(FOLDER / "fid")).compute(
+        references=[str(tmp_path / "real")],
+        predictions=[str(tmp_path / "fake")],
+        extractor="squeezenet",
+        weights=str(squeezenet_weights),
+    )
+    extractor = load_extractor("squeezenet", squeezenet_weights)
+    expected = [extract(images_of_folder(tmp_path / name), extractor) for name in ("real", "fake")]
+    assert found["frechet_distance"] == pytest.approx(frechet_distance_of_features(*expected))
+    assert found["extractor"] == extractor.describe()
+
+
+@pytest.mark.parametrize("name", ["fid", "precision_recall"])
+def test_info_is_complete(name):
+    info = evaluate.load(str(FOLDER / name)).info
+    assert info.description.strip()
+    assert info.citation.count("@inproceedings") == 2
+    assert info.reference_urls
+    assert "Examples:" in info.inputs_description
