@@ -1,0 +1,364 @@
+"""Make a repository on the Hub hold a folder's files: compare, commit what differs, compare again.
+
+Everything is derived from what the Hub holds now, so that a push which died is taken up by the next one, and a push of
+what is there already changes nothing. Files that the folder does not have are left alone.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha1, sha256
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from .card import file_size
+
+REPO_TYPES = ("model", "dataset", "space")
+PAUSES = (1, 2, 4, 8)  # seconds before each further try, if the Hub does not say how long
+LONGEST_PAUSE = 300  # seconds; a Hub that asks for more is given up
+COMMIT_FILES = 1000  # a commit of more takes the Hub longer than it waits
+# The files that make sense of the others come last, where one commit is not enough.
+INDEX_FILES = ("README.md", "metadata.jsonl", "model_index.json")
+COMPONENT_WEIGHTS = re.compile(r"(text_encoder|unet|vae)/[^/]+\.(safetensors|bin)")
+
+TITLE = "Publish with animal-ldm"  # of commits, and of the pull request that later pushes recognise
+
+# What the client raises for what may pass: the HTTP library's errors, a lost connection, an upload that failed
+# (RuntimeError), a reply that is no JSON or reports an object's error (ValueError).
+PASSING = (HTTPError, ConnectionError, LocalTokenNotFoundError, RuntimeError, ValueError)
+
+
+class HubError(Exception):
+    """The Hub did not do as asked. The message says why and what to do; `exit_code` is the command's."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+NO_TOKEN, NO_RIGHT, WRONG_NAME, OTHER_TYPE, NO_NETWORK, CONFLICT, REFUSED = range(3, 10)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish, and how."""
+
+    repo_id: str
+    repo_type: Literal["model", "dataset", "space"] = "model"
+    private: bool = False
+    revision: str | None = None  # branch; None is main
+    create_pr: bool = False
+    tag: str | None = None
+
+    @property
+    def path(self) -> str:
+        """`owner/name`, or `datasets/owner/name`, as in the Hub's URLs."""
+        return self.repo_id if self.repo_type == "model" else f"{self.repo_type}s/{self.repo_id}"
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A file of the folder, by its path in the repository."""
+
+    path: str
+    source: Path
+
+    @property
+    def size(self) -> int:
+        return self.source.stat().st_size
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = sha256()
+        with self.source.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @cached_property
+    def git_digest(self) -> str:
+        """Git's name for the content (SHA-1 over a header and the bytes), which the Hub gives for small files."""
+        content = self.source.read_bytes()
+        return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+    def equals(self, remote: RepoFile | None) -> bool:
+        if remote is None or remote.size != self.size:
+            return False
+        return remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == self.git_digest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a push did: number of files it committed, commit and URL of what is published now."""
+
+    changed: int
+    commit: str
+    url: str
+
+
+def staged_files(folder: Path) -> list[StagedFile]:
+    """The folder's files in the order of their paths."""
+    files = (StagedFile(file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+    return sorted(files, key=lambda file: file.path)
+
+
+def check_target(target: Target) -> None:
+    """Raise a `HubError` for what can be told without the Hub."""
+    try:
+        validate_repo_id(target.repo_id)
+    except HFValidationError as error:
+        raise HubError(f"--repo_id {target.repo_id!r} is no name the Hub takes: {error}", WRONG_NAME) from error
+    if "/" not in target.repo_id:
+        raise HubError(f"--repo_id must be owner/name, such as user/{target.repo_id}.", WRONG_NAME)
+    if target.create_pr and (target.revision or target.tag):
+        raise HubError("--create_pr goes to a branch of its own; leave --revision and --tag out.", WRONG_NAME)
+
+
+def publish(
+    folder: Path,
+    target: Target,
+    api: HfApi,
+    say: Callable[[str], None] = print,
+    pauses: Sequence[float] = PAUSES,
+) -> Outcome:
+    """Make the repository hold the folder's files, and verify that it does.
+
+    What may pass (the network, a rate limit, a server's error, somebody else's commit) is tried again after each of
+    `pauses` seconds; everything else, and what does not pass, is a `HubError`.
+    """
+    check_target(target)
+    files = staged_files(folder)
+    pauses = [*pauses]
+    while True:
+        try:
+            return converge(files, target, api, say)
+        except PASSING as error:
+            if isinstance(error, HFValidationError) or (failure := final_error(error, target)):
+                raise failure from error
+            if not pauses or (pause := asked_pause(error, pauses.pop(0))) > LONGEST_PAUSE:
+                raise given_up(error, target) from error
+            say(f"{reason(error)}; trying again in {pause:g} s")
+            time.sleep(pause)
+
+
+def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Callable[[str], None]) -> Outcome:
+    """One try of `publish`, from the beginning; what earlier ones achieved is found on the Hub."""
+    user = api.whoami()["name"]
+    create_repository(target, api)
+    revision, pull_request = target_revision(files, target, api, user)
+    changed = 0
+    head, remote = remote_tree(target, api, revision)
+    refuse_stale_weights(files, remote)
+    while different := [file for file in files if not file.equals(remote.get(file.path))]:
+        if changed > 2 * len(files):
+            raise ValueError("the Hub holds other content than was sent")
+        different.sort(key=lambda file: file.path.endswith(INDEX_FILES))
+        part = different[:COMMIT_FILES]
+        say(f"uploading {len(part)} of {len(different)} files, {file_size(sum(file.size for file in part))}")
+        api.create_commit(
+            target.repo_id,
+            [CommitOperationAdd(file.path, str(file.source)) for file in part],
+            commit_message=TITLE,
+            repo_type=target.repo_type,
+            revision=revision,
+            # the commit fails if anybody committed since the comparison
+            parent_commit=head,
+        )
+        changed += len(part)
+        head, remote = remote_tree(target, api, revision)
+    url = f"{api.endpoint}/{target.path}"
+    if pull_request is not None:
+        url += f"/discussions/{pull_request.num}"
+        if pull_request.status == "draft":
+            api.change_discussion_status(target.repo_id, pull_request.num, "open", repo_type=target.repo_type)
+    if target.tag:
+        put_tag(target, api, head)
+    return Outcome(changed, head, url)
+
+
+def create_repository(target: Target, api: HfApi) -> None:
+    """Create the repository unless it is there."""
+    try:
+        there = api.repo_info(target.repo_id, repo_type=target.repo_type)
+    except RepositoryNotFoundError:
+        for other in REPO_TYPES:
+            if other != target.repo_type and api.repo_exists(target.repo_id, repo_type=other):
+                raise HubError(
+                    f"{target.repo_id} is a {other} on the Hub, not a {target.repo_type}; choose another --repo_id.",
+                    OTHER_TYPE,
+                ) from None
+        api.create_repo(target.repo_id, repo_type=target.repo_type, private=target.private, exist_ok=True)
+    else:
+        if target.private and not there.private:
+            raise HubError(
+                f"{target.repo_id} is public already, and a push does not change that; leave --private out, choose"
+                " another --repo_id, or make it private in its settings.",
+                REFUSED,
+            )
+
+
+def target_revision(files: Sequence[StagedFile], target: Target, api: HfApi, user: str):
+    """The branch to commit to, made if need be, and its pull request (None without).
+
+    A pull request that an earlier push of this user opened is gone on with. Ours begin as drafts and are opened once
+    they hold everything.
+    """
+    if not target.create_pr:
+        if target.revision:
+            api.create_branch(target.repo_id, branch=target.revision, repo_type=target.repo_type, exist_ok=True)
+        return target.revision or "main", None
+    for found in api.get_repo_discussions(target.repo_id, author=user, repo_type=target.repo_type):
+        if found.is_pull_request and found.title == TITLE and found.status in ("draft", "open"):
+            return f"refs/pr/{found.num}", found
+    _, remote = remote_tree(target, api, "main")
+    if all(file.equals(remote.get(file.path)) for file in files):
+        return "main", None
+    made = api.create_pull_request(target.repo_id, TITLE, repo_type=target.repo_type)
+    return f"refs/pr/{made.num}", made
+
+
+def remote_tree(target: Target, api: HfApi, revision: str) -> tuple[str, dict[str, RepoFile]]:
+    """Commit and files {path: file} of a revision."""
+    head = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=revision).sha
+    entries = api.list_repo_tree(target.repo_id, recursive=True, revision=head, repo_type=target.repo_type)
+    return head, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def refuse_stale_weights(files: Sequence[StagedFile], remote: dict[str, RepoFile]) -> None:
+    """Other files of a repository stay; weights of an earlier model in our folders would be loaded with ours."""
+    ours = {file.path for file in files}
+    stale = sorted(path for path in remote if COMPONENT_WEIGHTS.fullmatch(path) and path not in ours)
+    if stale:
+        raise HubError(
+            f"The repository holds {', '.join(stale)} of an earlier model, which would be mixed with this one; delete"
+            " them there first, or push the same variants as then.",
+            REFUSED,
+        )
+
+
+def put_tag(target: Target, api: HfApi, commit: str) -> None:
+    refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
+    earlier = {tag.name: tag.target_commit for tag in refs.tags}.get(target.tag)
+    if earlier is None:
+        api.create_tag(target.repo_id, tag=target.tag, revision=commit, repo_type=target.repo_type)
+    elif earlier != commit:
+        raise HubError(
+            f"The files are published, but tag {target.tag} is at another commit, {earlier[:8]}; choose another.",
+            CONFLICT,
+        )
+
+
+def differences(folder: Path, target: Target, api: HfApi) -> Iterator[tuple[str, StagedFile]]:
+    """What a push would do, file by file: "new", "changed" or "same". Reads the Hub, changes nothing there."""
+    check_target(target)
+    try:
+        _, remote = remote_tree(target, api, target.revision or "main")
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        remote = {}
+    except (HTTPError, OSError) as error:
+        raise final_error(error, target) or HubError(reason(error), NO_NETWORK) from error
+    for file in staged_files(folder):
+        there = remote.get(file.path)
+        yield "new" if there is None else "same" if file.equals(there) else "changed", file
+
+
+# --- what went wrong -------------------------------------------------------------------------------------------------
+
+
+def response_of(error: BaseException):
+    """The Hub's reply behind an error, which the client may have wrapped."""
+    return next((cause.response for cause in causes(error) if isinstance(cause, HfHubHTTPError)), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def final_error(error: Exception, target: Target) -> HubError | None:
+    """The error in words if trying again cannot help, else None."""
+    if isinstance(error, LocalTokenNotFoundError):
+        return HubError("There is no access token; log in with `hf auth login`, or set HF_TOKEN.", NO_TOKEN)
+    if isinstance(error, OfflineModeIsEnabled):
+        return HubError("The Hub is switched off by HF_HUB_OFFLINE; unset it to publish.", NO_NETWORK)
+    if (response := response_of(error)) is None:
+        return None
+    said = server_message(response)
+    if "whoami" in str(response.url) and response.status_code == 401:
+        return HubError(
+            "The Hub does not know this access token; make one with the right to write at"
+            " https://huggingface.co/settings/tokens and log in with `hf auth login`.",
+            NO_TOKEN,
+        )
+    if response.status_code in (401, 403):
+        return HubError(
+            f"This token may not write to {target.path} ({said}); ask its owner, use a token with the right to write,"
+            " or publish under a name of your own.",
+            NO_RIGHT,
+        )
+    if response.status_code == 404:
+        return HubError(f"The Hub has no {target.path} that this token may see ({said}).", WRONG_NAME)
+    if response.status_code in (400, 402, 413, 422) and "lfs" not in str(response.url):
+        return HubError(f"The Hub refused {target.path}: {said}.", REFUSED)
+    return None
+
+
+def given_up(error: Exception, target: Target) -> HubError:
+    response = response_of(error)
+    if response is not None and response.status_code in (409, 412):
+        return HubError(
+            f"Others kept committing to {target.path} at the same time, so nothing was published; push again.",
+            CONFLICT,
+        )
+    return HubError(
+        f"The push to {target.path} did not get through: {reason(error)}. Push again later; it goes on from there.",
+        NO_NETWORK,
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What happened, in a clause; never the request, whose headers hold the token."""
+    response = response_of(error)
+    if response is None:
+        for cause in causes(error):
+            if isinstance(cause, HTTPError | OSError):
+                return f"no connection to the Hub ({type(cause).__name__})"
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    if response.status_code in (409, 412):
+        return "somebody else committed at the same time"
+    if response.status_code == 429:
+        return "the Hub's rate limit is reached"
+    return f"the Hub answered {response.status_code} ({server_message(response)})"
+
+
+def server_message(response) -> str:
+    message = response.headers.get("X-Error-Message")
+    if message is None:
+        try:
+            message = response.json().get("error")
+        except ValueError:
+            message = None
+    return message or response.reason_phrase
+
+
+def asked_pause(error: Exception, otherwise: float) -> float:
+    response = response_of(error)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return max(float(asked), otherwise) if asked.isdigit() else otherwise

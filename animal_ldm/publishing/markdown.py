@@ -1,0 +1,65 @@
+"""Markdown from a template, into which the texts of users go as plain text."""
+
+import json
+import re
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+
+# What Markdown or HTML could take for markup. A backslash makes it plain text, in tables and headings too.
+MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!$&^])")
+
+
+class Markdown(str):
+    """Text that is Markdown already: the template puts it in as it is."""
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, which could end a table row, a code block or the YAML above the card."""
+    return " ".join(text.split())
+
+
+def plain(value: object) -> str:
+    """`value` as Markdown that shows exactly its text."""
+    return value if isinstance(value, Markdown) else MARKUP.sub(r"\\\1", re.sub(r"\s+", " ", str(value)))
+
+
+def code(value: object) -> Markdown:
+    """`value` as inline code; its fence is longer than any run of backticks within."""
+    text = one_line(str(value))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if fence != "`" else ""
+    # A bar ends a table's cell, even within code.
+    return Markdown(f"{fence}{pad}{text}{pad}{fence}".replace("|", r"\|"))
+
+
+def literal(value: object) -> Markdown:
+    """`value` as a Python literal, for a line of a code block."""
+    return Markdown(json.dumps(value, ensure_ascii=False))
+
+
+def link(value: str) -> Markdown:
+    """A URL or mail address as a link, other text as plain text."""
+    if re.fullmatch(r"(https?://|mailto:)?[\w.@:/?=%+~#-]+", value) and ("://" in value or "@" in value):
+        return Markdown(f"<{value}>")
+    return Markdown(plain(value))
+
+
+def url(value: str) -> Markdown:
+    """`value` as a part of a URL: an id, or a path of our own making."""
+    return Markdown(quote(value))
+
+
+def render(template: str, **values: object) -> str:
+    """The template filled with `values`.
+
+    Every value is escaped unless it is `Markdown`; none is read as a template itself.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a name that `values` lacks.
+    """
+    environment = Environment(
+        undefined=StrictUndefined, finalize=plain, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"code": code, "literal": literal, "link": link, "url": url}
+    return environment.from_string(template).render(values)

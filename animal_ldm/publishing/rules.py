@@ -1,0 +1,130 @@
+"""What the Hub asks of a card, checked without the Hub.
+
+The Hub checks a card when it is committed, and takes some mistakes as they are: a picture that is not there, a figure
+that is no number.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from ..errors import InputError
+
+# https://huggingface.co/docs/hub/repositories-licenses
+LICENSES = frozenset(
+    """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+    lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib
+    pddl lgpl-lr deepfloyd-if-license llama2 gemma unknown other
+    """.split()  # noqa: SIM905
+)
+
+SIZES = frozenset(
+    "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T n>1T".split()  # noqa: SIM905
+)
+
+# `![alt](path)` and `[text](path)` in a card's body
+REFERENCE = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def check_card(content: str, repo_type: str, folder: Path) -> None:
+    """Check a card against the rules, and the files it shows against `folder`.
+
+    Args:
+        content: the whole README.md.
+        repo_type: "model" or "dataset".
+
+    Raises:
+        InputError: lists everything that is wrong.
+    """
+    card_class = ModelCard if repo_type == "model" else DatasetCard
+    if not content.startswith("---\n"):
+        raise InputError("The card must begin with its metadata between two lines of ---.")
+    card = card_class(content)
+    if str(card) != content:
+        raise InputError("The card's metadata changes when it is read and written again.")
+    wrong = [*common_problems(card.data.to_dict())]
+    wrong += model_problems(card.data.to_dict()) if repo_type == "model" else dataset_problems(card.data.to_dict())
+    wrong += file_problems(card, folder)
+    if wrong:
+        raise InputError("The card breaks the Hub's rules: " + "; ".join(wrong) + ".")
+
+
+def common_problems(data: dict) -> Iterator[str]:
+    license = data.get("license")
+    if license not in LICENSES:
+        yield f"license {license!r} is no identifier of https://huggingface.co/docs/hub/repositories-licenses"
+    if license == "other" and not data.get("license_name"):
+        yield "license other needs license_name"
+    for name in ("tags", "language", "datasets"):
+        if not all(isinstance(value, str) and value for value in as_list(data.get(name))):
+            yield f"{name} must be texts"
+    for name in ("datasets", "base_model"):
+        for value in as_list(data.get(name)):
+            if not is_repo_id(value):
+                yield f"{name} {value!r} is no id on the Hub, such as owner/name"
+
+
+def model_problems(data: dict) -> Iterator[str]:
+    if data.get("library_name") != "diffusers" or data.get("pipeline_tag") != "text-to-image":
+        yield "library_name must be diffusers and pipeline_tag text-to-image"
+    for model in as_list(data.get("model-index")):
+        if not isinstance(model.get("name"), str):
+            yield "model-index needs a name"
+        for result in model.get("results", []):
+            if not result.get("task", {}).get("type") or not {"type", "name"} <= set(result.get("dataset", {})):
+                yield "a result of model-index needs task.type, dataset.type and dataset.name"
+            for metric in result.get("metrics", []):
+                if not isinstance(metric.get("type"), str) or not is_number(metric.get("value")):
+                    yield f"metric {metric.get('name')} of model-index needs a type and a finite number"
+    carbon = data.get("co2_eq_emissions")
+    if carbon is not None and not (is_number(carbon.get("emissions")) and carbon["emissions"] >= 0):
+        yield "co2_eq_emissions.emissions must be a number of grams"
+    for sample in as_list(data.get("widget")):
+        if not isinstance(sample.get("text"), str) or not isinstance(sample.get("output", {}).get("url"), str):
+            yield "a widget needs text and output.url"
+
+
+def dataset_problems(data: dict) -> Iterator[str]:
+    for size in as_list(data.get("size_categories")):
+        if size not in SIZES:
+            yield f"size_categories {size!r} is none of {', '.join(sorted(SIZES))}"
+    for config in as_list(data.get("configs")):
+        if not {"config_name", "data_files"} <= set(config):
+            yield "a configuration needs config_name and data_files"
+
+
+def file_problems(card: ModelCard | DatasetCard, folder: Path) -> Iterator[str]:
+    shown = [sample["output"]["url"] for sample in as_list(card.data.to_dict().get("widget"))]
+    shown += REFERENCE.findall(card.text)
+    for path in shown:
+        if not re.match(r"https?://|#|mailto:", path) and not (folder / path).is_file():
+            yield f"the card shows {path}, which is not there"
+
+
+def as_list(value) -> list:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_repo_id(value: str) -> bool:
+    """Whether `value` is an owner and a name as the Hub allows them."""
+    try:
+        validate_repo_id(value)
+    except HFValidationError:
+        return False
+    return value.count("/") == 1

@@ -1,0 +1,64 @@
+"""Load a staged model as a stranger would and draw a picture: `python -P smoke.py SPEC`, in a process of its own.
+
+The process has diffusers, but not this package: what works here needs nothing but what is in the folder. Prints, as
+JSON, the SHA-256 of the picture's pixels by each way of loading.
+
+SPEC is JSON: folder, prompt, seed, size, num_inference_steps, guidance_scale, variant (None or "fp16").
+"""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.utils import logging
+
+# name -> (class, arguments of from_pretrained)
+ROUTES = {
+    "DiffusionPipeline": (DiffusionPipeline, {}),
+    "StableDiffusionPipeline": (StableDiffusionPipeline, {}),
+    "custom_pipeline": (
+        DiffusionPipeline,
+        {"custom_pipeline": "pipeline_animal_ldm", "trust_remote_code": True},
+    ),
+}
+
+
+def draw(pipeline: DiffusionPipeline, spec: dict) -> np.ndarray:
+    """One picture, float32 (H, W, 3) in [0, 1]."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        spec["prompt"],
+        height=spec["size"],
+        width=spec["size"],
+        num_inference_steps=spec["num_inference_steps"],
+        guidance_scale=spec["guidance_scale"],
+        generator=torch.Generator().manual_seed(spec["seed"]),
+        output_type="np",
+    ).images[0]
+
+
+def pixels_digest(picture: np.ndarray) -> str:
+    return hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()
+
+
+def main() -> None:
+    sys.modules["animal_ldm"] = None  # any import of it fails, even where it is installed
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    spec = json.loads(sys.argv[1])
+    digests = {
+        name: pixels_digest(draw(cls.from_pretrained(spec["folder"], **arguments), spec))
+        for name, (cls, arguments) in ROUTES.items()
+    }
+    if spec["variant"]:
+        half = DiffusionPipeline.from_pretrained(spec["folder"], variant=spec["variant"], dtype=torch.float16)
+        if not np.isfinite(draw(half, spec)).all():
+            sys.exit(f"the weights of variant {spec['variant']} draw no finite picture")
+    print(json.dumps(digests))
+
+
+if __name__ == "__main__":
+    main()
