@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     if state.is_main_process:
         print(table(results))
         print(f"\nresults.json and pictures: {out_folder(arguments)}")
+    state.destroy_process_group()
 
 
 def check(arguments: EvaluateArguments) -> None:

@@ -46,7 +46,7 @@ def mean_and_covariance(features: Features) -> tuple[torch.Tensor, torch.Tensor]
     features = as_features(features)
     mean = features.mean(0, dtype=torch.float64)
     covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
-    for rows in features.split(4096):
+    for rows in features.split(1024):
         rows = rows.double() - mean
         for start in range(0, len(mean), 256):  # the lower triangle, for half the work
             covariance[start:, start : start + 256] += rows[:, start:].T @ rows[:, start : start + 256]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import squeezenet1_1
+from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 
 CLASSES = {"lion": (200, 150, 60), "polar bear": (230, 230, 240), "zebra": (90, 90, 90)}
 
@@ -29,6 +30,18 @@ def squeezenet_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("squeezenet") / "squeezenet.safetensors"
     save_file({f"features.{key}": value for key, value in features.items()}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory):
+    """A folder with a transformers image model that takes 32 px and gives 12 numbers, with random weights."""
+    folder = tmp_path_factory.mktemp("extractors") / "tiny-resnet"
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ResNetModel(config).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(folder)
+    return folder
 
 
 class Layers(torch.nn.Module):

@@ -16,14 +16,14 @@ from animal_ldm.evaluation.metrics import kernel_distance
 
 
 @pytest.fixture
-def run(prepared, squeezenet_weights, tmp_path, capsys):
+def run(prepared, tiny_resnet, tmp_path, capsys):
     """Run the command; returns its results, its folder and what it printed."""
 
     def call(model, *more):
         capsys.readouterr()
         out = tmp_path / "out"
-        weights = ["--extractor", "squeezenet", "--extractor_weights", str(squeezenet_weights)]
-        fixed = ["--data", str(prepared), "--out", str(out), "--workers", "0", "--device", "cpu", *weights]
+        fixed = ["--data", str(prepared), "--out", str(out), "--workers", "0", "--device", "cpu"]
+        fixed += ["--extractor", str(tiny_resnet)]
         main([str(model), *fixed, *more])
         return json.loads((out / "results.json").read_text()), out, capsys.readouterr().out
 
@@ -50,8 +50,8 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
         assert record["extractor"] == results["extractor"]
         assert set(record["extractor"]) == {"name", "weights_digest", "resize"}
     first = results["metrics"][0]
-    assert first["label"] == "FD (squeezenet)"
-    assert "no more samples than" in first["note"]
+    assert first["label"] == "FD (tiny-resnet)"
+    assert first["note"] is None
     assert first["real_photos"]["n"] == first["same_n"]["n"] == 27
     assert first["real_photos"]["value"] < first["value"]  # real photos beat an untrained model
     assert [point["value"] for point in results["sweep"]["points"]] == [1, 3]
@@ -61,7 +61,13 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     pictures = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png"}
     assert pictures < {path.name for path in out.iterdir()}
     assert "FID" not in printed
-    for text in ("FD (squeezenet)", "precision, k=10", "N=27", "2 draws, mean ± standard deviation", "guidance_scale"):
+    for text in (
+        "FD (tiny-resnet)",
+        "precision, k=10",
+        "N=27",
+        "2 draws, mean ± standard deviation",
+        "guidance_scale",
+    ):
         assert text in printed
 
 
@@ -134,13 +140,13 @@ def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_st
     assert "fewer than 2,048 samples" in capsys.readouterr().out
 
 
-def test_quick_report(tiny_pipeline_folder, prepared, squeezenet_weights, tmp_path):
+def test_quick_report(tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):
     pipeline = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder)
-    extractor = load_extractor("squeezenet", squeezenet_weights)
+    extractor = load_extractor(str(tiny_resnet))
     sampling = draw.Sampling(num_inference_steps=2)
     found = quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, sampling)
     assert (found["split"], found["n_generated"], found["n_real"]) == ("validation", 12, 27)
-    assert found["labels"]["kernel_distance"] == "KD (squeezenet)"
+    assert found["labels"]["kernel_distance"] == "KD (tiny-resnet)"
     assert found == quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, sampling)
     assert not list(tmp_path.rglob("*.png"))
 
@@ -173,10 +179,9 @@ def test_folder_of_pictures_cannot_be_drawn_from(run, tmp_path):
         run(tmp_path, "--repeats", "2")
 
 
-def test_dataset_that_is_none(tiny_pipeline_folder, tmp_path, squeezenet_weights):
+def test_dataset_that_is_none(tiny_pipeline_folder, tmp_path, tiny_resnet):
     with pytest.raises(InputError, match="expected a prepared dataset"):
-        weights = ["--extractor", "squeezenet", "--extractor_weights", str(squeezenet_weights)]
-        main([tiny_pipeline_folder, "--data", str(tmp_path), *weights, "--device", "cpu"])
+        main([tiny_pipeline_folder, "--data", str(tmp_path), "--extractor", str(tiny_resnet), "--device", "cpu"])
 
 
 def test_help_names_everything(capsys):

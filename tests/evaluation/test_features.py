@@ -156,27 +156,30 @@ def tiny_clip(folder):
     return 32, 8
 
 
-def tiny_resnet(folder):
-    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
-
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
-    ResNetModel(config).save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 48}).save_pretrained(folder)
-    return 48, 12
-
-
-@pytest.mark.parametrize(("name", "make"), [("dinov2", tiny_dinov2), ("clip", tiny_clip), (None, tiny_resnet)])
-def test_transformers_models(tmp_path, name, make):
+@pytest.mark.parametrize(("name", "make"), [("dinov2", tiny_dinov2), ("clip", tiny_clip)])
+def test_models_by_name(tmp_path, name, make):
     size, dim = make(tmp_path)
-    extractor = load_extractor(name, tmp_path) if name else load_extractor(str(tmp_path))
+    extractor = load_extractor(name, tmp_path)
     images = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
     found = extractor(images)
     assert (found.shape, found.dtype) == ((3, dim), torch.float32)
     assert f"{size} x {size}" in extractor.resize
-    assert extractor.distance_name == f"FD ({extractor.name})"
+    assert extractor.distance_name == f"FD ({name})"
     torch.testing.assert_close(found[1:], extractor(images[1:]))
-    again = load_extractor(name, tmp_path) if name else load_extractor(str(tmp_path))
-    assert again.weights_digest == extractor.weights_digest
+    assert load_extractor(name, tmp_path).weights_digest == extractor.weights_digest
+
+
+def test_any_local_model(tiny_resnet):
+    from transformers import ResNetModel
+
+    extractor = load_extractor(str(tiny_resnet))
+    assert extractor.distance_name == "FD (tiny-resnet)"
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():  # its processor's mean and standard deviation are 0.5
+        expected = ResNetModel.from_pretrained(tiny_resnet)(image / 127.5 - 1).pooler_output.flatten(
+            1
+        )  # the mean of the last map
+    torch.testing.assert_close(extractor(image), expected)
 
 
 def test_dinov2_gives_the_class_token(tmp_path):

@@ -254,6 +254,7 @@ def test_two_processes_count_the_same(tmp_path):
         assert state.num_processes == 2
         found = neighbourhoods(*gaussians(300, 250, 64), [3, 5], block=64, state=state)
         print(found, flush=True) if state.process_index == 1 else None
+        state.destroy_process_group()
         """)
     )
     run = subprocess.run(
