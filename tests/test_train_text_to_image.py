@@ -173,7 +173,7 @@ def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments,
         eval_every=24,
         eval_images=12,
         eval_extractor="squeezenet",
-        eval_weights=tmp_path / "squeezenet.safetensors",
+        eval_weights=str(tmp_path / "squeezenet.safetensors"),
     )
     train(evaluated)
     distances = history(evaluated, "evaluation/kernel_distance")
