@@ -4,6 +4,7 @@ A number that neither file holds is "not measured", with the command that measur
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ REPORT_FIELDS = ("arguments", "images_seen", "classes", "wall_time_seconds", "co
 NOT_MEASURED = "not measured"
 
 # The model card this project goes back to: it names neither the feature extractor nor the number of samples.
-BASELINE = {("FID", None): 172.5, ("precision", 10): 0.55, ("recall", 10): 0.225}
+BASELINE = {("frechet_distance", None): 172.5, ("precision", 10): 0.55, ("recall", 10): 0.225}
 BASELINE_NOTE = "extractor and N not stated"
 
 # The models of others that the training's defaults start from. Any other name may be a folder of the user's.
@@ -105,7 +106,7 @@ def model_card(
         validation_losses=[point for point in report.get("history", []) if "validation/loss" in point],
         evaluations=evaluations,
         rows=[*table_rows(evaluations)],
-        measures_fid=any(label(record) == "FID" for evaluation in evaluations for record in records(evaluation)),
+        measures_fid=any(record["label"] == "FID" for found in evaluations for record in found.results["metrics"]),
         baseline=BASELINE,
         baseline_note=BASELINE_NOTE,
         weak_classes=[*weak_classes(evaluations)],
@@ -178,33 +179,27 @@ def check_results(results: dict) -> None:
         numbers = [record["value"], *(part["value"] for part in (record["real_photos"], record["same_n"]) if part)]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise InputError(f"results.json claims {record['label']}, but holds no finite number for it: {numbers}.")
-        if record["extractor"]["name"] != "inception" and {"FID", "KID"} & set(record["label"].split()):
+        if record["extractor"]["name"] != "inception" and re.search(r"\b[FK]ID\b", record["label"]):
             raise InputError(
                 f"results.json calls a distance over features of {record['extractor']['name']} {record['label']};"
                 " only Inception's features give an FID or a KID. Evaluate the model again."
             )
 
 
-def records(evaluation: Evaluation) -> list[dict]:
-    return evaluation.results["metrics"]
-
-
-def label(record: dict) -> str:
-    return record["label"].split(",")[0]
-
-
 def table_rows(evaluations: Sequence[Evaluation]) -> Iterator[dict]:
     """The rows of the results table: every record, beside the baseline where it has such a number."""
     for evaluation in evaluations:
-        for record in records(evaluation):
-            baseline = BASELINE.get((label(record), record["k"]))
-            photos = record["real_photos"]
+        for record in evaluation.results["metrics"]:
+            comparable = record["name"] != "frechet_distance" or record["label"] == "FID"
+            baseline = BASELINE.get((record["name"], record["k"])) if comparable else None
+            photos, same_n = record["real_photos"], record["same_n"]
             yield {
                 "label": record["label"],
                 "baseline": None if baseline is None else f"{baseline:g}",
                 "value": number(record["value"], record["std"]),
                 "better": record["better"],
                 "photos": None if photos is None else f"{number(photos['value'])} (N={photos['n']:,})",
+                "same_n": None if same_n is None else number(same_n["value"], same_n["std"]),
                 "n": f"{record['n_generated']:,} / {record['n_real']:,}",
                 "k": record["k"],
                 "seed": record["seed"],
@@ -229,7 +224,7 @@ def eval_results(statements: Statements, results: dict) -> Iterator[EvalResult]:
             dataset_type=statements.dataset or "imagefolder",
             dataset_name=one_line(results["data"]["name"]),
             dataset_split=results["data"]["reference"],
-            metric_type={"FID": "fid", "KID": "kid"}.get(label(record), record["name"]),
+            metric_type={"FID": "fid", "KID": "kid"}.get(record["label"], record["name"]),
             metric_name=f"{record['label']} [{extractor['name']}]",
             metric_value=record["value"],
             metric_args={

@@ -32,8 +32,9 @@ SIZES = frozenset(
     "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T n>1T".split()  # noqa: SIM905
 )
 
-# `![alt](path)` and `[text](path)` in a card's body
-REFERENCE = re.compile(r"\]\(([^)\s]+)\)")
+# `![alt](path)` and `[text](path)` in a card's body, and code, within which they mean nothing
+CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
+REFERENCE = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
 
 
 def check_card(content: str, repo_type: str, folder: Path) -> None:
@@ -105,7 +106,7 @@ def dataset_problems(data: dict) -> Iterator[str]:
 
 def file_problems(card: ModelCard | DatasetCard, folder: Path) -> Iterator[str]:
     shown = [sample["output"]["url"] for sample in as_list(card.data.to_dict().get("widget"))]
-    shown += REFERENCE.findall(card.text)
+    shown += REFERENCE.findall(CODE.sub("", card.text))
     for path in shown:
         if not re.match(r"https?://|#|mailto:", path) and not (folder / path).is_file():
             yield f"the card shows {path}, which is not there"

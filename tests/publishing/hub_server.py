@@ -150,6 +150,8 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: Hub
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: two would wait for each other, 40 ms a request
+    disable_nagle_algorithm = True
     cut = False
 
     def log_message(self, *_) -> None:

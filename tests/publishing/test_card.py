@@ -1,0 +1,249 @@
+"""The model card: numbers only from the reports, the Hub's rules, round trips."""
+
+import copy
+import re
+from dataclasses import replace
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+
+from animal_ldm.errors import InputError
+from animal_ldm.publishing.card import Evaluation, Sample, Statements, carbon_grams, model_card
+from animal_ldm.publishing.rules import check_card
+
+from .test_markdown import HOSTILE
+
+STATEMENTS = Statements(
+    repo_id="user/my_model",
+    developed_by="A. Person",
+    contact="me@example.org",
+    language="en",
+    license="unlicense",
+    photo_terms="cc-by-4.0",
+    dataset="user/animals",
+    base_models=("stabilityai/sd-vae-ft-mse",),
+    failures=("Giraffes lose their heads.",),
+    provider="own machine",
+    region="FRA",
+)
+SAMPLES = [Sample("zebra", "a zebra", "samples/00-zebra.png", 0, 25, 3.0)]
+MODEL = {
+    "image_size": 16,
+    "parameters": {"UNet": 60_000, "text encoder": 5_000, "autoencoder": 15_000},
+    "scheduler": "DDIMScheduler",
+    "prediction_type": "v_prediction",
+}
+SECTIONS = """
+Model Details; Model Description; Model Sources; Uses; Direct Use; Downstream Use; Out-of-Scope Use;
+Bias, Risks, and Limitations; Recommendations; How to Get Started with the Model; Training Details; Training Data;
+Training Procedure; Training Hyperparameters; Evaluation; Testing Data; Metrics; Results; Per class; Summary;
+Environmental Impact; Technical Specifications; Software; Citation; Model Card Contact
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("samples/00-zebra.png", "evaluation/squeezenet/samples.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"picture")
+    return tmp_path
+
+
+@pytest.fixture
+def evaluation(results) -> Evaluation:
+    return Evaluation(results, {"evaluation/squeezenet/samples.png": "Samples"})
+
+
+def card_of(report, evaluations=(), statements=STATEMENTS, samples=SAMPLES) -> str:
+    return model_card(statements, report, evaluations, samples, MODEL)
+
+
+def metadata(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def row(card: str, start: str) -> list[str]:
+    """The cells of the table row that begins with `start`."""
+    [line] = [line for line in card.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_sections_of_the_original_card(training_report, evaluation):
+    headings = re.findall(r"^#+ (.*)$", card_of(training_report, [evaluation]), re.MULTILINE)
+    for section in SECTIONS.replace("\n", " ").split(";"):
+        assert section.strip() in headings
+
+
+def test_every_measured_number_with_its_context(training_report, evaluation):
+    card = card_of(training_report, [evaluation])
+    for record in evaluation.results["metrics"]:
+        name = record["label"]
+        cells = row(card, name)
+        assert cells[2] == f"{record['value']:.4g} ± {record['std']:.2g}"
+        assert cells[6] == f"{record['n_generated']:,} / {record['n_real']:,}"
+        assert cells[7] == str(record["k"] or "")
+        assert cells[8] == str(record["seed"])
+        assert cells[9] == "squeezenet"
+        photos = record["real_photos"]
+        assert cells[4] == (f"{photos['value']:.4g} (N={photos['n']})" if photos else "not measured")
+        assert cells[5] == ("not measured" if not photos else cells[5])
+    assert evaluation.results["extractor"]["weights_digest"] in card
+    for found in evaluation.results["per_class"]:
+        assert f"{found['recognised']:.0%}" in row(card, found["label"])
+
+
+def test_baseline_is_marked_as_not_comparable(training_report, evaluation):
+    card = card_of(training_report, [evaluation])
+    assert row(card, "FID")[1] == "172.5 (extractor and N not stated)"
+    assert row(card, "precision, k=10")[1] == "0.55 (extractor and N not stated)"
+    assert row(card, "recall, k=10")[1] == "0.225 (extractor and N not stated)"
+    assert row(card, "precision, k=3")[1] == ""
+    assert row(card, "FD (squeezenet)")[1] == ""  # no FID, so not beside one
+
+
+def test_what_was_not_measured_is_called_so_with_its_command(training_report, evaluation):
+    for card in (card_of(training_report, [evaluation]), card_of(training_report)):
+        cells = row(card, "FID")
+        assert cells[2].startswith("not measured: `animal-ldm evaluate user/my_model --data DATA")
+        assert "--extractor inception" in cells[2]
+    nothing = card_of(training_report | {"co2_kg": "not measured", "history": []})
+    assert row(nothing, "recall, k=10")[2].startswith("not measured")
+    assert "**Carbon:** not measured (`animal-ldm train --country" in nothing
+    assert "Validation loss: not measured" in nothing
+    assert "co2_eq_emissions" not in metadata(nothing)
+    assert "model-index" not in metadata(nothing)
+
+
+def test_every_hyperparameter_and_no_folder_of_the_machine(training_report):
+    card = card_of(training_report)
+    for name, value in training_report["arguments"].items():
+        assert row(card, f"`{name}`")[1] == {"data": "prepared", "snr_gamma": "none"}.get(name, str(value))
+    assert "/home/me" not in card
+
+
+def test_metadata(training_report, evaluation):
+    data = metadata(card_of(training_report, [evaluation]))
+    assert data["library_name"] == "diffusers"
+    assert data["pipeline_tag"] == "text-to-image"
+    assert data["license"] == "unlicense"
+    assert data["datasets"] == ["user/animals"]
+    assert data["base_model"] == ["stabilityai/sd-vae-ft-mse"]
+    assert data["co2_eq_emissions"]["emissions"] == 12.5  # grams; the report has kilograms
+    assert data["widget"][0]["output"]["url"] == "samples/00-zebra.png"
+
+
+def test_evaluation_results_come_back_from_the_metadata(training_report, evaluation):
+    card = ModelCard(card_of(training_report, [evaluation]))
+    measured = evaluation.results["metrics"]
+    assert len(card.data.eval_results) == len(measured)
+    for result, record in zip(card.data.eval_results, measured, strict=True):
+        assert result.metric_value == record["value"]
+        assert result.metric_args.get("k") == record["k"]
+        assert result.metric_args["n_generated"] == record["n_generated"]
+        assert result.metric_args["extractor"] == "squeezenet"
+        assert "fid" not in result.metric_type
+
+
+def test_card_survives_reading_and_writing(training_report, evaluation, folder):
+    card = card_of(training_report, [evaluation])
+    check_card(card, "model", folder)
+    again = ModelCard(str(ModelCard(card)))
+    assert str(again) == card
+    assert again.data.to_dict() == ModelCard(card).data.to_dict()
+
+
+def test_hostile_free_text(training_report, evaluation, folder):
+    statements = replace(
+        STATEMENTS,
+        developed_by=HOSTILE,
+        contact=HOSTILE,
+        photo_terms=HOSTILE,
+        failures=(HOSTILE,),
+        provider=HOSTILE,
+        region=HOSTILE,
+    )
+    report = copy.deepcopy(training_report)
+    report["classes"] = [HOSTILE]
+    report["arguments"]["country"] = HOSTILE
+    evaluation.results["data"]["name"], name = HOSTILE, evaluation.results["data"]["name"]
+    try:
+        card = card_of(report, [evaluation], statements, [replace(SAMPLES[0], label=HOSTILE, prompt=HOSTILE)])
+    finally:
+        evaluation.results["data"]["name"] = name
+    check_card(card, "model", folder)
+    body = re.sub(r"(`+) ?.*?\1|\"x \| y.*\"", "", ModelCard(card).text)  # code shows markup as it is
+    assert "<script>" not in body.replace(r"\<script\>", "")
+    assert "49" not in re.findall(r"Developed by.*", body)[0]
+    headings = re.findall(r"^#+ (.*)$", card_of(training_report, [evaluation]), re.MULTILINE)
+    assert re.findall(r"^#+ (.*)$", card, re.MULTILINE) == headings
+    assert metadata(card).keys() == metadata(card_of(training_report, [evaluation])).keys()
+
+
+def test_refuses_an_fid_of_other_features(training_report, evaluation):
+    wrong = copy.deepcopy(evaluation)
+    wrong.results["metrics"][1]["label"] = "FID, N→∞"
+    with pytest.raises(InputError, match="only Inception's features give an FID"):
+        card_of(training_report, [wrong])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "not measured"])
+def test_refuses_numbers_that_are_claimed_and_missing(training_report, evaluation, value):
+    wrong = copy.deepcopy(evaluation)
+    wrong.results["metrics"][0]["value"] = value
+    with pytest.raises(InputError, match="holds no finite number"):
+        card_of(training_report, [wrong])
+
+
+def test_refuses_other_schemas_and_half_reports(training_report, evaluation):
+    wrong = replace(evaluation, results=evaluation.results | {"schema_version": 99})
+    with pytest.raises(InputError, match="schema version"):
+        card_of(training_report, [wrong])
+    with pytest.raises(InputError, match="lacks versions"):
+        card_of({name: value for name, value in training_report.items() if name != "versions"})
+
+
+def test_carbon_in_grams():
+    assert carbon_grams({"co2_kg": 0.0125}) == 12.5
+    assert carbon_grams({"co2_kg": "not measured"}) is None
+
+
+# --- the Hub's rules -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"license": "Unlicense"}, "is no identifier"),
+        ({"license": "other"}, "license_name"),
+        ({"base_model": ["/home/me/vae"]}, "is no id on the Hub"),
+        ({"datasets": ["my animals"]}, "is no id on the Hub"),
+        ({"pipeline_tag": "image-to-image"}, "text-to-image"),
+        ({"co2_eq_emissions": {"emissions": "12 g"}}, "number of grams"),
+        ({"widget": [{"text": "a zebra", "output": {"url": "samples/none.png"}}]}, "is not there"),
+        ({"tags": [1]}, "tags must be texts"),
+    ],
+)
+def test_rules_of_the_hub(training_report, folder, broken, message):
+    card = card_of(training_report)
+    body = card.split("\n---\n", 1)[1]
+    text = f"---\n{yaml.dump(metadata(card) | broken, sort_keys=False).strip()}\n---\n{body}"
+    with pytest.raises(InputError, match=message):
+        check_card(str(ModelCard(text)), "model", folder)
+
+
+def test_pictures_must_be_there(training_report, evaluation, folder):
+    (folder / "evaluation/squeezenet/samples.png").unlink()
+    with pytest.raises(InputError, match=r"squeezenet/samples\.png, which is not there"):
+        check_card(card_of(training_report, [evaluation]), "model", folder)
+
+
+def test_dataset_card(folder):
+    (folder / "contact_sheet.jpg").write_bytes(b"picture")
+    card = "---\nlicense: cc-by-4.0\nsize_categories:\n- n<1K\n---\n\n# Photos\n\n![Some](contact_sheet.jpg)\n"
+    check_card(card, "dataset", folder)
+    assert DatasetCard(card).data.license == "cc-by-4.0"
+    with pytest.raises(InputError, match="size_categories"):
+        check_card(card.replace("n<1K", "small"), "dataset", folder)
+    with pytest.raises(InputError, match="begin with its metadata"):
+        check_card("# Photos\n", "dataset", folder)

@@ -1,0 +1,272 @@
+"""What is staged, what is refused, and that it loads by every route."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from animal_ldm.errors import InputError
+from animal_ldm.publishing.hub import Target, publish
+from animal_ldm.publishing.staging import check_files, photo_licence, smoke_test, stage_dataset, stage_model
+
+from .hub_server import TOKEN
+from .test_card import STATEMENTS
+
+COMPONENT_FILES = {
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+}
+EVALUATION_FILES = {
+    f"evaluation/squeezenet/{name}" for name in ("results.json", "samples.png", "precision_recall.png")
+}
+SAMPLE_FILES = {f"samples/{name}.png" for name in ("00-lion", "01-polar_bear", "02-wolf", "03-zebra")}
+OWN_FILES = {"README.md", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
+
+
+def files_of(folder) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def stage(model, out, results=(), **options):
+    out.mkdir()
+    stage_model(model, out, STATEMENTS, results, **options)
+
+
+# In a process of its own, from a folder and from the Hub; prints the pictures' SHA-256.
+DRAW = """
+import hashlib, sys
+import torch
+if "package" not in sys.argv[1]:
+    sys.modules["animal_ldm"] = None
+import diffusers
+
+routes = {
+    "package": lambda source: AnimalLDMPipeline.from_pretrained(source),
+    "diffusion": lambda source: diffusers.DiffusionPipeline.from_pretrained(source),
+    "stable_diffusion": lambda source: diffusers.StableDiffusionPipeline.from_pretrained(source),
+    "text_to_image": lambda source: diffusers.AutoPipelineForText2Image.from_pretrained(source),
+    "custom": lambda source: diffusers.DiffusionPipeline.from_pretrained(
+        source, custom_pipeline="pipeline_animal_ldm", trust_remote_code=True
+    ),
+}
+if sys.argv[1] == "package":
+    from animal_ldm import AnimalLDMPipeline
+for route in sys.argv[1].split(","):
+    for source in sys.argv[2:]:
+        pipeline = routes[route](source)
+        picture = pipeline(
+            "a zebra", height=16, width=16, num_inference_steps=2, guidance_scale=3.0,
+            generator=torch.Generator().manual_seed(5), output_type="np",
+        ).images
+        print("drawn", type(pipeline).__name__, hashlib.sha256(picture.tobytes()).hexdigest())
+if sys.argv[1] == "package":  # the second use needs no Hub
+    import huggingface_hub
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    from animal_ldm.generate import main
+
+    main(["a zebra", "--model", sys.argv[-1], "--steps", "2", "--device", "cpu", "--out", "zebra.png"])
+"""
+
+
+def draw(routes: str, sources: list[str], home, hub=None) -> list[tuple[str, str]]:
+    """(class of the pipeline, digest of the picture) by each route from each source."""
+    settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+    settings |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"} if hub else {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", DRAW, routes, *sources]
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(command, cwd=home, env=os.environ | settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [tuple(line.split()[1:]) for line in done.stdout.splitlines() if line.startswith("drawn")]
+
+
+def test_every_route_draws_the_same_pixels_from_folder_and_hub(model, evaluation, hub, api, tmp_path):
+    stage(model, tmp_path / "staged", [evaluation])
+    publish(tmp_path / "staged", Target("user/model"), api, say=lambda _: None)
+    sources = [str(tmp_path / "staged"), "user/model"]
+    ours = draw("package", sources, tmp_path / "ours", hub)
+    theirs = draw("diffusion,stable_diffusion,text_to_image,custom", sources, tmp_path / "theirs", hub)
+    assert {digest for _, digest in ours + theirs} == {ours[0][1]}
+    assert [name for name, _ in ours] == ["AnimalLDMPipeline"] * 2
+    assert [name for name, _ in theirs] == ["StableDiffusionPipeline"] * 6 + ["AnimalLDMPipeline"] * 2
+    assert (tmp_path / "ours/zebra.png").is_file()
+    assert not hub.leaked
+
+    # what was staged: all of the list, nothing else, nothing of the machine
+    assert files_of(tmp_path / "staged") == COMPONENT_FILES | EVALUATION_FILES | SAMPLE_FILES | OWN_FILES
+    for file in files_of(tmp_path / "staged"):
+        content = (tmp_path / "staged" / file).read_bytes()
+        assert b"/home/me" not in content
+        assert TOKEN.encode() not in content
+    assert "_name_or_path" not in json.loads((tmp_path / "staged/unet/config.json").read_text())
+    assert json.loads((model / "unet/config.json").read_text())["_name_or_path"]  # the model itself is as it was
+    card = ModelCard.load(tmp_path / "staged/README.md")
+    assert {sample["output"]["url"] for sample in card.data.widget} == SAMPLE_FILES
+    assert card.data.widget[0]["parameters"]["guidance_scale"] == 2.0  # as in the evaluation
+
+
+@pytest.fixture
+def no_smoke_test(monkeypatch):
+    """For what is decided before the staged model is tried, or does not depend on it."""
+    monkeypatch.setattr("animal_ldm.publishing.staging.smoke_test", lambda *_: None)
+
+
+def test_staging_again_gives_the_same_bytes(model, evaluation, tmp_path, no_smoke_test):
+    for name in ("one", "two"):
+        stage(model, tmp_path / name, [evaluation], variant="fp16")
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    for file in files_of(tmp_path / "one"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_half_precision_beside_the_others(model, tmp_path):
+    stage(model, tmp_path / "staged", variant="fp16")
+    half = load_file(tmp_path / "staged/unet/diffusion_pytorch_model.fp16.safetensors")
+    full = load_file(tmp_path / "staged/unet/diffusion_pytorch_model.safetensors")
+    assert half.keys() == full.keys()
+    assert all(torch.equal(half[name], full[name].half()) for name in full)
+    assert json.loads((tmp_path / "staged/text_encoder/config.json").read_text())["dtype"] == "float32"
+
+
+def test_pictures_of_training_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
+    stage(model, tmp_path / "without", [evaluation])
+    stage(model, tmp_path / "with", [evaluation], publish_photos=True)
+    assert files_of(tmp_path / "with") - files_of(tmp_path / "without") == {"evaluation/squeezenet/nearest.png"}
+    assert "nearest.png" not in (tmp_path / "without/README.md").read_text()
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def test_pickles(model, tmp_path):
+    (model / "unet/diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(InputError, match="is a pickle"):
+        stage(model, tmp_path / "staged")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite(model, tmp_path, value):
+    weights = load_file(model / "unet/diffusion_pytorch_model.safetensors")
+    weights["conv_in.weight"][0, 0, 0, 0] = value
+    save_file(weights, model / "unet/diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"NaN or infinity in conv_in\.weight"):
+        stage(model, tmp_path / "staged")
+
+
+def test_results_of_other_weights(model, evaluation, tmp_path):
+    weights = load_file(model / "unet/diffusion_pytorch_model.safetensors")
+    weights["conv_in.weight"] += 1
+    save_file(weights, model / "unet/diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="measured on tiny, whose weights or scheduler are not"):
+        stage(model, tmp_path / "staged", [evaluation])
+
+
+def test_results_of_a_folder_of_pictures(model, evaluation, tmp_path):
+    results = json.loads((evaluation / "results.json").read_text())
+    results["model"]["digest"], results["sampling"] = None, None
+    (evaluation / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match="evaluate this model"):
+        stage(model, tmp_path / "staged", [evaluation])
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("training_report.json", "There is no"), ("unet/config.json", "no whole pipeline folder")],
+)
+def test_missing_files(model, tmp_path, file, message):
+    (model / file).unlink()
+    with pytest.raises(InputError, match=message):
+        stage(model, tmp_path / "staged")
+
+
+def test_broken_json(model, tmp_path):
+    (model / "training_report.json").write_text("{")
+    with pytest.raises(InputError, match="is no JSON"):
+        stage(model, tmp_path / "staged")
+
+
+def test_limits_and_tokens(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("{}")
+    check_files(tmp_path)
+    (tmp_path / "b.md").write_text(f"my token is {TOKEN}")
+    with pytest.raises(InputError, match=r"b\.md holds what looks like an access token") as error:
+        check_files(tmp_path)
+    assert TOKEN not in str(error.value)
+    (tmp_path / "b.md").unlink()
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.truncate(50 * 1000**3 + 1)  # takes no room
+    with pytest.raises(InputError, match=r"large\.safetensors has 50 GB"):
+        check_files(tmp_path)
+    (tmp_path / "large.safetensors").unlink()
+    monkeypatch.setattr("animal_ldm.publishing.staging.LARGEST_FOLDER", 2)
+    for name in "cd":
+        (tmp_path / f"{name}.json").write_text("{}")
+    with pytest.raises(InputError, match="3 of them"):
+        check_files(tmp_path)
+
+
+def test_model_that_does_not_load_or_draws_another_picture(model, tmp_path, no_smoke_test):
+    stage(model, tmp_path / "staged")
+    from animal_ldm.publishing.card import Sample
+
+    sample = Sample("lion", "a lion", "samples/00-lion.png", 0, 25, 3.0)
+    with pytest.raises(InputError, match="draws another picture"):
+        smoke_test(tmp_path / "staged", Sample("lion", "a lion", "samples/00-lion.png", 1, 2, 3.0), 16, None)
+    (tmp_path / "staged/pipeline_animal_ldm.py").write_text("import animal_ldm\n")
+    with pytest.raises(InputError, match="does not load in a fresh process"):
+        smoke_test(tmp_path / "staged", sample, 16, None)
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    folder = tmp_path / "prepared"
+    for split in ("train", "validation"):
+        (folder / split / "zebra").mkdir(parents=True)
+        (folder / split / "zebra/1.png").write_bytes(b"picture")
+        record = {"file_name": "zebra/1.png", "text": "a zebra", "label": "zebra"}
+        (folder / split / "metadata.jsonl").write_text(json.dumps(record) + "\n")
+        (folder / split / "zebra/not in the metadata.png").write_bytes(b"other")
+    (folder / "contact_sheet.jpg").write_bytes(b"sheet")
+    (folder / "preparation_report.json").write_text("{}")
+    (folder / "dataset_card.md").write_text("---\nlicense: cc-by-4.0\n---\n\n![Some](contact_sheet.jpg)\n")
+    (folder / ".preparation").mkdir()
+    return folder
+
+
+def test_dataset(prepared, hub, api, tmp_path):
+    stage_dataset(prepared, tmp_path / "staged")
+    assert files_of(tmp_path / "staged") == {
+        "README.md",
+        "contact_sheet.jpg",
+        "preparation_report.json",
+        "train/metadata.jsonl",
+        "train/zebra/1.png",
+        "validation/metadata.jsonl",
+        "validation/zebra/1.png",
+    }
+    publish(tmp_path / "staged", Target("user/photos", "dataset"), api, say=lambda _: None)
+    assert hub.files("user/photos", kind="dataset")["train/zebra/1.png"] == b"picture"
+    assert photo_licence(prepared) == "cc-by-4.0"
+    assert photo_licence(None) == "not stated"
+
+
+def test_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(InputError, match=r"dataset_card\.md"):
+        stage_dataset(tmp_path, tmp_path / "staged")
+    with pytest.raises(InputError, match="--data must be a prepared dataset"):
+        photo_licence(tmp_path)
