@@ -14,7 +14,6 @@ ONE = (
     ("a picture of {a_name}", 1),
     ("a photograph of {a_name}", 1),
     ("an image of {a_name}", 1),
-    ("a photo of one {name}", 1),
     ("this is {a_name}", 1),
 )
 # Where the label counts two or three animals.
@@ -72,7 +71,7 @@ IRREGULAR_PLURALS = {
 
 
 def with_article(name: str) -> str:
-    """ "zebra" -> "a zebra", "elephant" -> "an elephant", "unicorn" -> "a unicorn"."""
+    """The name with "a" or "an": "a zebra", "an elephant", "a unicorn"."""
     vowel = name.startswith(tuple("aeiou")) and not name.startswith(CONSONANT_SOUNDS)
     return f"an {name}" if vowel or name.startswith(VOWEL_SOUNDS) else f"a {name}"
 

@@ -59,6 +59,8 @@ def open_photo(data: bytes) -> Image.Image:
             raise SkippedPhoto("decompression_bomb", str(error)) from None
         except Exception as error:
             raise SkippedPhoto("broken", describe(error)) from None
+        if image.mode == "F":
+            raise SkippedPhoto("not_an_image", "floating-point pixels, whose range nobody knows")
         try:
             image.load()
             return to_rgb(ImageOps.exif_transpose(image))

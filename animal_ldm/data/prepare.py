@@ -1,49 +1,34 @@
 """`animal-ldm prepare SOURCE OUT`: photos -> captioned squares, split into train and validation.
 
-    source ──list──> photos ──chunks, in parallel──> squares + records ──duplicates, split, captions──> OUT
+    source ──list──> photos ──processing, in parallel──> squares + records ──duplicates, split, captions──> OUT
 
-The chunks' squares and records wait in `OUT/.preparation` until all are there; the rest is a pure function of them. So
-a preparation that was stopped at any moment goes on from its finished chunks and ends with the same bytes. The
-`metadata.jsonl` files are written last: where they are, the dataset is complete.
+Squares and records wait in `OUT/.preparation` until all are there; the rest is a pure function of them. So a
+preparation that was stopped at any moment goes on from where it was and ends with the same bytes. The `metadata.jsonl`
+files are written last: where they are, the dataset is complete.
 """
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
-
-from tqdm import tqdm
 
 from ..arguments import parse, positional
 from ..errors import InputError
 from .captions import caption
-from .photos import (
-    Box,
-    SkippedPhoto,
-    center_square,
-    open_photo,
-    pixel_digest,
-    scale_square,
-    square_around,
-    visible,
-)
-from .sources import DatasetReader, FolderReader, Photo, Source, class_name, open_source
+from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
+from .duplicates import near_duplicates
+from .processing import Processing, process_photos, read_json, square_path, write_json, write_whole
+from .sources import Photo, class_name, open_source
 
 WORK_FOLDER = ".preparation"
 REPORT = "preparation_report.json"
-CHUNK_SIZE = 64  # photos; what a stopped preparation loses per worker
+CARD = "dataset_card.md"
+CONTACT_SHEET = "contact_sheet.jpg"
+SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -93,8 +78,9 @@ class PrepareArguments:
                 raise InputError(f"--{name} must be {expected}; it is {getattr(self, name)}.")
 
     def decisive(self) -> dict:
-        """The arguments on which the result depends."""
-        return {name: value for name, value in asdict(self).items() if name not in ("source", "out", "workers")}
+        """The arguments on which the result depends, as JSON gives them back."""
+        values = {name: value for name, value in asdict(self).items() if name not in ("source", "out", "workers")}
+        return {**values, "classes": list(self.classes)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -103,14 +89,14 @@ def main(argv: list[str] | None = None) -> None:
     source = open_source(arguments.source, arguments.image_column, arguments.label_column, arguments.text_column)
     photos = choose_classes(source.photos, arguments)
     out = Path(arguments.out)
+    work = out / WORK_FOLDER
     job = {"arguments": arguments.decisive(), "photos": list_fingerprint(photos)}
-    if begin(out, Path(arguments.source), job):
-        started = time.monotonic()
-        process_photos(photos, source.reader, arguments, out / WORK_FOLDER)
-        seconds = time.monotonic() - started
-        print(f"{len(photos)} photos in {seconds:.0f} s ({len(photos) / seconds:.0f} a second)")
-        finish(photos, source, arguments, job, out)
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    if not is_done(out, job):
+        begin(out, Path(arguments.source), job)
+        processing = Processing(source.reader, arguments.image_size, arguments.crop, arguments.margin, work)
+        records = process_photos(photos, processing, arguments.workers)
+        finish(photos, records, source.name, arguments, job, out)
+    shutil.rmtree(work, ignore_errors=True)
     print_summary(out)
 
 
@@ -138,32 +124,43 @@ def list_fingerprint(photos: list[Photo]) -> str:
     return digest.hexdigest()
 
 
-def begin(out: Path, source: Path, job: dict) -> bool:
-    """Whether there is anything left to do in `out`.
+# --- the folder to write ---------------------------------------------------------------------------------------------
+
+
+def is_done(out: Path, job: dict) -> bool:
+    """Whether `out` holds the whole dataset of this job, every picture included."""
+    report = read_json(out / REPORT)
+    if report is None or any(report.get(key) != value for key, value in job.items()):
+        return False
+    splits = [split for split in SPLITS if report[split]]
+    return all((out / split / "metadata.jsonl").exists() for split in splits) and all(
+        (out / split / json.loads(line)["file_name"]).exists()
+        for split in splits
+        for line in (out / split / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+
+
+def begin(out: Path, source: Path, job: dict) -> None:
+    """Make `out`, or go on in it when it holds a stopped start of this job.
 
     Raises:
-        InputError: `out` lies within the source, or holds something else than this preparation.
+        InputError: `out` lies within the source, or holds something else than this job.
     """
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise InputError(f"OUT {out} lies within SOURCE, in which nothing is to be changed; choose another folder.")
     if out.exists() and not out.is_dir():
         raise InputError(f"OUT must be a folder, and {out} is a file.")
-    stopped, finished = read_json(out / WORK_FOLDER / "job.json"), read_json(out / REPORT)
-    earlier = stopped or (finished and {key: finished[key] for key in job if key in finished})
+    earlier = read_json(out / WORK_FOLDER / "job.json") or read_json(out / REPORT)
     there = {path.name for path in out.iterdir()} - {WORK_FOLDER} if out.is_dir() else set()
     if earlier is None and there:
         raise InputError(f"OUT {out} holds something else ({', '.join(sorted(there)[:5])}); choose another folder.")
-    job = json.loads(json.dumps(job))  # tuples become lists, as in the file
-    if earlier is not None and earlier != job:
+    if earlier is not None and any(earlier.get(key) != value for key, value in job.items()):
         raise InputError(
             f"OUT {out} holds a preparation {describe_difference(earlier, job)}; "
             "delete it, choose another folder, or give the same arguments."
         )
-    if stopped is None and finished is not None and is_complete(out):
-        return False
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(job, out / WORK_FOLDER / "job.json", out / WORK_FOLDER)
-    return True
 
 
 def describe_difference(earlier: dict, job: dict) -> str:
@@ -172,220 +169,126 @@ def describe_difference(earlier: dict, job: dict) -> str:
     return f"with other arguments ({'; '.join(different)})" if different else "of other or since changed photos"
 
 
-def is_complete(out: Path) -> bool:
-    """Whether all pictures that the metadata of a finished preparation names are there."""
-    return all(
-        (metadata.parent / json.loads(line)["file_name"]).exists()
-        for metadata in (out / "train" / "metadata.jsonl", out / "validation" / "metadata.jsonl")
-        if metadata.exists()
-        for line in metadata.open(encoding="utf-8")
-    )
+# --- from squares and records to the dataset -------------------------------------------------------------------------
 
 
-# --- photo by photo, in parallel -------------------------------------------------------------------------------------
-
-
-def process_photos(
-    photos: list[Photo], reader: FolderReader | DatasetReader, arguments: PrepareArguments, work: Path
+def finish(
+    photos: list[Photo], records: list[dict], source: str, arguments: PrepareArguments, job: dict, out: Path
 ) -> None:
-    """Write the square of every usable photo and a record of every photo into `work`, chunk by chunk."""
-    chunks = [(start, photos[start : start + CHUNK_SIZE]) for start in range(0, len(photos), CHUNK_SIZE)]
-    left = [chunk for chunk in chunks if not record_path(work, chunk[0]).exists()]
-    with tqdm(total=len(photos), unit=" photos", desc="prepare") as progress:
-        progress.update(len(photos) - sum(len(chunk) for _, chunk in left))
-        for processed in map_in_processes(left, reader, arguments, work):
-            progress.update(processed)
-
-
-def map_in_processes(
-    chunks: list[tuple[int, list[Photo]]], reader, arguments: PrepareArguments, work: Path
-) -> Iterator[int]:
-    workers = min(arguments.workers, len(chunks))
-    if workers <= 1:
-        yield from map(partial(process_chunk, reader, arguments, work), chunks)
-        return
-    # Spawned rather than forked: the library behind a dataset's reader has threads of its own.
-    executor = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), start_worker, (reader, arguments, work)
-    )
-    try:
-        yield from executor.map(process_chunk_in_worker, chunks)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def start_worker(reader, arguments: PrepareArguments, work: Path) -> None:
-    global process_in_worker
-    process_in_worker = partial(process_chunk, reader, arguments, work)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-
-
-def exit_with_parent() -> None:
-    """An executor's workers outlive a killed parent, waiting for work; ours must not write beside a second start."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def process_chunk_in_worker(chunk: tuple[int, list[Photo]]) -> int:
-    return process_in_worker(chunk)
-
-
-def process_chunk(reader, arguments: PrepareArguments, work: Path, chunk: tuple[int, list[Photo]]) -> int:
-    start, photos = chunk
-    records = []
-    for index, photo in enumerate(photos, start):
-        try:
-            records.append(process_photo(photo, reader, arguments, work, square_path(work, index)))
-        except SkippedPhoto as skipped:
-            records.append({"skipped": skipped.reason, "detail": skipped.detail})
-    write_json(records, record_path(work, start), work)
-    return len(photos)
-
-
-def process_photo(photo: Photo, reader, arguments: PrepareArguments, work: Path, square: Path) -> dict:
-    """Write one photo's square; the record says what the later steps need to know of it."""
-    image = open_photo(reader.photo_bytes(photo))
-    if 2 * min(image.size) < arguments.image_size:
-        raise SkippedPhoto("too_small", "{} x {} pixels".format(*image.size))
-    boxes, others, wrong_lines = read_boxes(*reader.label_lines(photo), photo.label, Box(0, 0, *image.size))
-    boxed = arguments.crop == "box" and bool(boxes)
-    if boxed:
-        # Never smaller than the square to write as long as the photo has the pixels: enlarging only blurs.
-        crop = square_around(boxes, *image.size, arguments.margin, smallest=arguments.image_size)
-    else:
-        crop = center_square(*image.size)
-    encoded = BytesIO()
-    scale_square(image, crop, arguments.image_size).save(encoded, "PNG")
-    write_whole(encoded.getvalue(), square, work)
-    return {
-        "digest": pixel_digest(image),
-        # A count is only said of a picture that shows all that were counted.
-        "count": len(boxes) if all(visible(box, crop) for box in boxes) else 0,
-        "crop": "box" if boxed else "center",
-        "boxes_of_other_classes": others,
-        "wrong_label_lines": wrong_lines,
-    }
-
-
-def read_boxes(file: str, lines: list[str], label: str, picture: Box) -> tuple[list[Box], int, list[str]]:
-    """The boxes of class `label` clipped to the picture, the number of other animals' boxes, and what is wrong.
-
-    A line is `Class xmin ymin xmax ymax`, in pixels; the class may hold spaces.
-    """
-    boxes, others, wrong = [], 0, []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            name, *corners = line.rsplit(maxsplit=4)
-            box = Box(*map(float, corners)).within(picture)
-        except (ValueError, TypeError):
-            wrong.append(f"{file}:{number}: expected `Class xmin ymin xmax ymax`, found {line[:80]!r}")
-            continue
-        if not box.area > 0:  # nan included
-            wrong.append(f"{file}:{number}: no box within {picture.right} x {picture.bottom} pixels: {line[:80]!r}")
-        elif class_name(name) == label:
-            boxes.append(box)
-        else:
-            others += 1
-    return boxes, others, wrong
-
-
-# --- all together ----------------------------------------------------------------------------------------------------
-
-
-def finish(photos: list[Photo], source: Source, arguments: PrepareArguments, job: dict, out: Path) -> None:
-    """From squares and records to the dataset."""
+    """Drop duplicates, split, caption, and write all but the squares, which are moved into place."""
     work = out / WORK_FOLDER
-    records = read_records(work, len(photos))
-    mark_duplicates(photos, records)
+    skip_duplicates(photos, records)
     kept = [index for index, record in enumerate(records) if "skipped" not in record]
     if not kept:
-        raise InputError(f"None of the {len(photos)} photos can be used: {dict(count_skips(records))}.")
+        reasons = dict(Counter(record["skipped"] for record in records))
+        raise InputError(f"None of the {len(photos)} photos of {arguments.source} can be used: {reasons}.")
     validation = choose_validation(photos, records, kept, arguments)
-    lines = defaultdict(list)
+    rows = {split: [] for split in SPLITS}
     for index in kept:
         photo, record = photos[index], records[index]
         split = "validation" if index in validation else "train"
         file_name = f"{folder_name(photo.label)}/{record['digest']}.png"
         text = photo.text or caption(photo.label, record["count"], arguments.seed, record["digest"])
-        lines[split].append({"file_name": file_name, "text": text, "label": photo.label})
+        rows[split].append({"file_name": file_name, "text": text, "label": photo.label})
         move(square_path(work, index), out / split / file_name)
-    write_json(build_report(photos, records, validation, source, job), out / REPORT, work)
-    for split, rows in lines.items():
-        rows.sort(key=lambda row: row["file_name"])
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_whole(text.encode(), out / split / "metadata.jsonl", work)
+
+    report = build_report(photos, records, validation, source, job)
+    write_json(report, out / REPORT, work)
+    write_whole(dataset_card(report).encode(), out / CARD, work)
+    for split in rows:
+        rows[split].sort(key=lambda row: row["file_name"])
+    write_whole(contact_sheet(photos_by_class(rows, list(report["classes"]), out)), out / CONTACT_SHEET, work)
+    for split in SPLITS:
+        if rows[split]:
+            lines = "".join(json.dumps(row) + "\n" for row in rows[split])
+            write_whole(lines.encode(), out / split / "metadata.jsonl", work)
 
 
-def read_records(work: Path, number: int) -> list[dict]:
-    return [record for start in range(0, number, CHUNK_SIZE) for record in read_json(record_path(work, start))]
-
-
-def mark_duplicates(photos: list[Photo], records: list[dict]) -> None:
-    """Skip all but the first, by name, of photos that are equal pixel by pixel."""
-    first = {}
+def skip_duplicates(photos: list[Photo], records: list[dict]) -> None:
+    """Keep the first, by name, of photos that are equal pixel by pixel or nearly so, and skip the others."""
+    originals = {}
     for photo, record in zip(photos, records, strict=True):
-        if "digest" in record:
-            original = first.setdefault(record["digest"], photo.name)
+        if "skipped" not in record:
+            original = originals.setdefault(record["digest"], photo.name)
             if original != photo.name:
                 record.update(skipped="duplicate", detail=f"same pixels as {original}")
+    left = [index for index, record in enumerate(records) if "skipped" not in record]
+    for first, second in near_duplicates([bytes.fromhex(records[index]["thumbnail"]) for index in left]):
+        original, record = left[first], records[left[second]]
+        if "skipped" not in records[original] and "skipped" not in record:
+            record.update(skipped="near_duplicate", detail=f"nearly the same as {photos[original].name}")
 
 
 def choose_validation(
-    photos: list[Photo], records: list[dict], kept: Sequence[int], arguments: PrepareArguments
+    photos: list[Photo], records: list[dict], kept: list[int], arguments: PrepareArguments
 ) -> set[int]:
-    """The photos of each class with the lowest hash of (seed, pixels): no order or neighbour has a say in it."""
-    by_class = defaultdict(list)
-    for index in kept:
-        by_class[photos[index].label].append(index)
+    """The photos of each class with the lowest hash of (seed, pixels): neither order nor names have a say in it."""
 
     def draw(index: int) -> bytes:
         return hashlib.sha256(f"split {arguments.seed} {records[index]['digest']}".encode()).digest()
 
+    by_class = defaultdict(list)
+    for index in sorted(kept, key=draw):
+        by_class[photos[index].label].append(index)
     validation = set()
     for indices in by_class.values():
         number = round(arguments.val_fraction * len(indices))
         if arguments.val_fraction > 0 and len(indices) > 1:
             number = min(max(number, 1), len(indices) - 1)
-        validation.update(sorted(indices, key=draw)[:number])
+        validation.update(indices[:number])
     return validation
 
 
 def folder_name(label: str) -> str:
-    """ "polar bear" -> "polar_bear"; what no folder's name should hold becomes "_" as well."""
+    """The class as a folder: "polar bear" -> "polar_bear"; what no folder's name should hold becomes "_" as well."""
     return "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in label) or "unlabelled"
 
 
-def count_skips(records: list[dict]) -> Counter:
-    return Counter(record["skipped"] for record in records if "skipped" in record)
+def move(square: Path, destination: Path) -> None:
+    """Put a square into place, unless a stopped start did so already."""
+    if square.exists():
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(square, destination)
 
 
-def build_report(photos: list[Photo], records: list[dict], validation: set[int], source: Source, job: dict) -> dict:
+def build_report(photos: list[Photo], records: list[dict], validation: set[int], source: str, job: dict) -> dict:
     """What `preparation_report.json` holds: counts and the files behind them, no times and no machine."""
     classes = defaultdict(lambda: {"found": 0, "train": 0, "validation": 0})
-    skipped_files = defaultdict(list)
+    skipped = defaultdict(list)
+    crops = {"box": 0, "center": 0}
+    captions = {"own": 0, "templates": 0}
     for index, (photo, record) in enumerate(zip(photos, records, strict=True)):
         classes[photo.label]["found"] += 1
         if "skipped" in record:
-            skipped_files[record["skipped"]].append({"file": photo.name, "why": record["detail"]})
-        else:
-            classes[photo.label]["validation" if index in validation else "train"] += 1
-    used = [record for record in records if "skipped" not in record]
+            skipped[record["skipped"]].append({"file": photo.name, "why": record["detail"]})
+            continue
+        classes[photo.label]["validation" if index in validation else "train"] += 1
+        crops[record["crop"]] += 1
+        captions["own" if photo.text else "templates"] += 1
     return {
         **job,
-        "source": source.name,
+        "source": source,
         "found": len(photos),
-        "train": len(used) - len(validation),
-        "validation": len(validation),
+        "train": sum(count["train"] for count in classes.values()),
+        "validation": sum(count["validation"] for count in classes.values()),
         "classes": dict(sorted(classes.items(), key=lambda item: (-item[1]["found"], item[0]))),
-        "crops": dict(Counter(record["crop"] for record in used)),
-        "skipped": {reason: len(files) for reason, files in sorted(skipped_files.items())},
-        "skipped_files": dict(sorted(skipped_files.items())),
+        "crops": crops,
+        "captions": captions,
+        "skipped": {reason: len(files) for reason, files in sorted(skipped.items())},
+        "skipped_files": dict(sorted(skipped.items())),
         "boxes_of_other_classes": sum(record.get("boxes_of_other_classes", 0) for record in records),
         "wrong_label_lines": [line for record in records for line in record.get("wrong_label_lines", [])],
     }
+
+
+def photos_by_class(rows: dict[str, list[dict]], classes: list[str], out: Path) -> dict[str, list[Path]]:
+    """The first photos of each class for the contact sheet, those to train on before those for validation."""
+    photos = {label: [] for label in classes}
+    for split in SPLITS:
+        for row in rows[split]:
+            if len(photos[row["label"]]) < SHEET_COLUMNS:
+                photos[row["label"]].append(out / split / row["file_name"])
+    return photos
 
 
 def print_summary(out: Path) -> None:
@@ -394,46 +297,8 @@ def print_summary(out: Path) -> None:
     for reason, number in report["skipped"].items():
         print(f"  skipped {number}: {reason.replace('_', ' ')}")
     if report["wrong_label_lines"]:
-        print(f"  {len(report['wrong_label_lines'])} wrong label lines")
-    print(f"  files and reasons: {out / REPORT}")
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def record_path(work: Path, start: int) -> Path:
-    return work / f"records-{start:08d}.json"
-
-
-def square_path(work: Path, index: int) -> Path:
-    return work / f"square-{index:08d}.png"
-
-
-def read_json(path: Path):
-    """The content of `path`, or None where there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-
-
-def write_json(content, path: Path, work: Path) -> None:
-    write_whole((json.dumps(content, indent=1) + "\n").encode(), path, work)
-
-
-def write_whole(data: bytes, path: Path, work: Path) -> None:
-    """Write a file that is there whole or not at all; what is half written stays in `work`, which is removed."""
-    temporary = work / f"{path.name}.{os.getpid()}"
-    temporary.write_bytes(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, path)
-
-
-def move(square: Path, destination: Path) -> None:
-    """Put a square into place, unless a stopped start did so already."""
-    if square.exists():
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(square, destination)
+        print(f"  left out {len(report['wrong_label_lines'])} wrong label lines")
+    print(f"  {REPORT} names the files, {CARD} describes the dataset, {CONTACT_SHEET} shows it")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Folders of these names are a source's own splits, never classes.
 SPLITS = ("train", "training", "val", "valid", "validation", "test")
 LABEL_FOLDER = "Label"
+# An image folder with captions has metadata beside the photos; other datasets have files of these kinds.
+DATASET_FILES = ("metadata.jsonl", "metadata.csv", "*.parquet", "*.arrow", "*.tar")
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class Photo:
     Attributes:
         name: path within the source ("train/Lion/a1.jpg") or split and row ("train/00000012").
         label: lower-case class name, which may hold spaces; empty where the source has captions alone.
-        text: the user's own caption, or None.
+        text: the user's own caption, or empty.
         stamp: changes when the photo's file or label file does.
         row: the row of a dataset; 0 for files.
     """
 
     name: str
     label: str
-    text: str | None = None
+    text: str = ""
     stamp: str = ""
     row: int = 0
 
@@ -91,7 +93,7 @@ def label_path(photo: Path) -> Path:
 
 
 def class_name(name: str) -> str:
-    """ "Polar_Bear " -> "polar bear"."""
+    """How a class is called here: "Polar_Bear" -> "polar bear"."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
@@ -105,27 +107,33 @@ def open_source(
     """
     root = Path(source)
     if root.is_dir():
-        if not is_saved_dataset(root):
-            photos = list(folder_photos(root))
-            if photos:
-                return Source(root.resolve().name, sorted(photos, key=lambda photo: photo.name), FolderReader(root))
-        if not is_saved_dataset(root) and not has_dataset_files(root):
-            raise InputError(not_a_source(root))
-        return dataset_source(source, image_column, label_column, text_column)
-    if root.exists():
+        if not is_dataset(root):
+            photos = sorted(folder_photos(root), key=lambda photo: photo.name)
+            if not photos:
+                raise InputError(not_a_source(root))
+            return Source(root.resolve().name, photos, FolderReader(root))
+    elif root.exists():
         raise InputError(f"SOURCE must be a folder or a dataset's name, and {source} is a file.")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
+    elif not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise InputError(f"SOURCE must be a folder or the name of a dataset on the Hub; there is no folder {source}.")
     return dataset_source(source, image_column, label_column, text_column)
 
 
 def folder_photos(root: Path) -> Iterator[Photo]:
-    """Every visible file of the class folders in `root`, or in its split folders where it has those."""
-    bases = [entry for entry in visible_entries(root) if entry.is_dir() and entry.name.lower() in SPLITS]
-    for base in bases or [root]:
-        for folder in visible_entries(base):
-            if folder.is_dir() and holds_pictures(folder):
-                yield from class_photos(root, Path(folder))
+    """Every visible file of the class folders in the split folders of `root`, or else in `root` itself."""
+    splits = [folder for entry in visible_entries(root) if is_split(entry) for folder in class_folders(entry)]
+    for folder in splits or class_folders(root):
+        yield from class_photos(root, Path(folder))
+
+
+def is_split(entry: os.DirEntry) -> bool:
+    return entry.is_dir() and entry.name.lower() in SPLITS
+
+
+def class_folders(base: Path | os.DirEntry) -> list[os.DirEntry]:
+    return [
+        entry for entry in visible_entries(base) if entry.is_dir() and not is_split(entry) and holds_pictures(entry)
+    ]
 
 
 def class_photos(root: Path, folder: Path) -> Iterator[Photo]:
@@ -161,8 +169,13 @@ def is_saved_dataset(root: Path) -> bool:
     return (root / "dataset_dict.json").exists() or (root / "state.json").exists()
 
 
-def has_dataset_files(root: Path) -> bool:
-    return any(next(root.rglob(f"*.{extension}"), None) for extension in ("parquet", "arrow", "tar", "jsonl", "csv"))
+def is_dataset(root: Path) -> bool:
+    """Whether the `datasets` library is to read this folder: saved by it, or with metadata or data files.
+
+    These are looked for in `root`, in its split folders and in `data`, where the Hub's datasets have their files.
+    """
+    folders = [root, *(Path(entry) for entry in visible_entries(root) if is_split(entry) or entry.name == "data")]
+    return is_saved_dataset(root) or any(next(folder.glob(glob), None) for folder in folders for glob in DATASET_FILES)
 
 
 def not_a_source(root: Path) -> str:
@@ -170,7 +183,7 @@ def not_a_source(root: Path) -> str:
     return (
         f"{root} holds no photos in a layout known here. Looked for: class folders with pictures in train/ or test/ "
         "(train/<Class>/*.jpg), class folders of its own (<class>/*.jpg), a dataset saved by `datasets` "
-        f"(dataset_dict.json or state.json), or its files (parquet, arrow, tar, jsonl, csv). Found: {found}. "
+        f"(dataset_dict.json or state.json), or its files ({', '.join(DATASET_FILES)}). Found: {found}. "
         "Put the photos of each class into a folder of the class's name."
     )
 
@@ -204,7 +217,7 @@ def dataset_source(source: str, image_column: str | None, label_column: str | No
     labels = list(dataset[label_column]) if label_column else [""] * len(dataset)
     if names is not None:
         labels = [names[label] if label is not None and label >= 0 else None for label in labels]
-    texts = list(dataset[text_column]) if text_column else [None] * len(dataset)
+    texts = [" ".join((text or "").split()) for text in dataset[text_column]] if text_column else [""] * len(dataset)
     row_names = [f"{split}/{row:08d}" for split, part in splits.items() for row in range(len(part))]
     version = hashlib.sha256("".join(part._fingerprint for part in splits.values()).encode()).hexdigest()
     photos = [

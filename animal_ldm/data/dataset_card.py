@@ -1,0 +1,79 @@
+"""The card of a prepared dataset, and the sheet of photos on it. All prose is in `dataset_card_template.md`."""
+
+import re
+from io import BytesIO
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image, ImageDraw, ImageFont
+
+SHEET_COLUMNS = 8
+SHEET_ROWS = 60  # classes; a JPEG cannot be higher than 65,535 pixels
+SHEET_SIDE = 96  # pixels of a photo
+SHEET_TITLE = 22  # pixels of the line above a class
+
+# Upper bound of the number of photos -> the Hub's name for it.
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+
+SKIP_REASONS = {
+    "broken": "truncated or damaged",
+    "decompression_bomb": "too many pixels to be opened safely",
+    "duplicate": "the same pixels as another photo",
+    "near_duplicate": "nearly the same as another photo, or its mirror image",
+    "no_class": "neither class nor caption",
+    "not_an_image": "not an image",
+    "too_small": "smaller than half of the square",
+    "unreadable": "could not be read",
+}
+
+
+def dataset_card(report: dict) -> str:
+    """The card's Markdown for a `preparation_report.json`."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["escaped"] = escape_markdown
+    metadata = DatasetCardData(
+        license=report["arguments"]["licence"] or "unknown",
+        task_categories=["text-to-image"],
+        size_categories=[size_category(report["train"] + report["validation"])],
+        pretty_name=f"{report['source']}, prepared at {report['arguments']['image_size']} px",
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": split, "path": f"{split}/**"} for split in ("train", "validation") if report[split]
+                ],
+            }
+        ],
+    )
+    template = environment.get_template("dataset_card_template.md")
+    return template.render(metadata=metadata.to_yaml(), skip_reasons=SKIP_REASONS, **report) + "\n"
+
+
+def size_category(number: int) -> str:
+    return next((name for bound, name in SIZE_CATEGORIES.items() if number < bound), "n>1M")
+
+
+def escape_markdown(text: str) -> str:
+    """Free text as it stands: no markup, no HTML, no table cell or line of its own."""
+    return re.sub(r"([\\`*_{}\[\]()<>#|!&~])", r"\\\1", " ".join(str(text).split()))
+
+
+def contact_sheet(photos_by_class: dict[str, list[Path]]) -> bytes:
+    """A JPEG with a row of photos per class, under the class's name."""
+    rows = list(photos_by_class.items())[:SHEET_ROWS]
+    row_height = SHEET_SIDE + SHEET_TITLE
+    sheet = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, len(rows) * row_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    for row, (label, photos) in enumerate(rows):
+        draw.text((4, row * row_height + 3), label, fill="black", font=font)
+        for column, photo in enumerate(photos[:SHEET_COLUMNS]):
+            with Image.open(photo) as image:
+                tile = image.resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (column * SHEET_SIDE, row * row_height + SHEET_TITLE))
+    encoded = BytesIO()
+    sheet.save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
