@@ -48,8 +48,8 @@ def mean_and_covariance(features: Features) -> tuple[torch.Tensor, torch.Tensor]
     covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
     for rows in features.split(1024):
         rows = rows.double() - mean
-        for start in range(0, len(mean), 256):  # the lower triangle, for half the work
-            covariance[start:, start : start + 256] += rows[:, start:].T @ rows[:, start : start + 256]
+        for start in range(0, len(mean), 512):  # the lower triangle, for half the work
+            covariance[start:, start : start + 512].addmm_(rows[:, start:].T, rows[:, start : start + 512])
     covariance = covariance.tril() + covariance.tril(-1).T
     return mean, covariance / max(1, len(features) - 1)
 

@@ -55,7 +55,7 @@ def save_precision_recall(results: dict, path: Path) -> None:
         axes.plot(*zip(*ends, strict=True), color=QUIET, linewidth=0.8, linestyle=":", zorder=0)
         if n < precision["n_generated"]:
             axes.plot(*ends[0], marker, color=SAMPLES, fillstyle="none", label=f"samples, N={n:,}, k={k}")
-        axes.plot(*ends[1], marker, color=REAL, label=f"real photos, N={n:,}, k={k}")
+        axes.plot(*ends[1], marker, color=REAL, label=f"real photos (ceiling), N={n:,}, k={k}")
     if results["extractor"]["name"] == "inception":
         axes.plot(
             STUDENT_CARD["recall"],
@@ -64,12 +64,8 @@ def save_precision_recall(results: dict, path: Path) -> None:
             color=QUIET,
             label="student card, k=10 (extractor and N not stated)",
         )
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision", aspect="equal")
-    axes.set_title(
-        f"{results['extractor']['name']} features, {found['precision', 10]['n_real']:,} reference photos; "
-        "real photos are the ceiling",
-        fontsize="medium",
-    )
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision", aspect="equal")
+    axes.set_title(f"{results['extractor']['name']} features, {found['precision', 10]['n_real']:,} reference photos")
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     _save(figure, path)
@@ -143,7 +139,8 @@ def save_sweep(results: dict, path: Path) -> None:
         axes.plot(*zip(*points, strict=True), color=SAMPLES, linewidth=1)
         axes.axvline(found[name, k]["real_photos"]["value"], color=REAL, linestyle=":", linewidth=1)
         axes.set(xlabel=f"{name}, k={k}")
-        axes.margins(0.12)
+        axes.set_xlim(-0.03, 1.03)
+        axes.margins(y=0.12)
         axes.ticklabel_format(useOffset=False)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(found["frechet_distance", None]["label"])

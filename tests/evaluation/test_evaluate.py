@@ -1,6 +1,9 @@
 """The command on a tiny pipeline: every number with its context, pictures, resuming, and what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +78,23 @@ def test_second_run_draws_nothing_and_finds_the_same(run, tiny_pipeline_folder, 
     first, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2")
     monkeypatch.setattr(draw, "save_whole", lambda *_: pytest.fail("a picture was drawn again"))
     assert run(tiny_pipeline_folder, "-n", "20", "--steps", "2")[0] == first
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same(run, tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):
+    expected, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "animal_ldm.evaluation.evaluate", tiny_pipeline_folder, "--data", str(prepared)]
+    command += ["--extractor", str(tiny_resnet), "--out", str(tmp_path / "two"), "--workers", "0", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, "-n", "20", "--steps", "2"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("FD (tiny-resnet), N→∞") == 1  # the first process alone prints
+    found = json.loads((tmp_path / "two" / "results.json").read_text())
+    for one, two in zip(expected["metrics"], found["metrics"], strict=True):
+        assert two["value"] == pytest.approx(one["value"], rel=1e-3, abs=1e-6)
 
 
 def test_class_mix(run, tiny_pipeline_folder):
