@@ -1,4 +1,4 @@
-"""Near duplicates: the same photo scaled, recompressed, tinted, cut a little at the border, or mirrored.
+"""Near duplicates: the same photo scaled, recompressed, brightened, cut by some 2 % at the border, or mirrored.
 
 Every photo is reduced to a grey thumbnail. Two photos are the same when two measures agree that see different things:
 the signs of the differences between neighbouring pixels ("dHash", N. Krawetz, "Kind of like that", 2013) see edges
@@ -41,12 +41,12 @@ def near_duplicates(thumbnails: list[bytes]) -> Iterator[tuple[int, int]]:
 def difference_hashes(pictures: np.ndarray) -> np.ndarray:
     """(N, HEIGHT, WIDTH) uint8 -> (4, N) uint64: one bit per pixel, whether its right neighbour is brighter."""
     bits = pictures[:, :, 1:] > pictures[:, :, :-1]
-    return np.ascontiguousarray(np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint64).T)
+    return np.ascontiguousarray(np.packbits(bits.reshape(len(bits), 256), axis=1).view(np.uint64).T)
 
 
 def standardized(pictures: np.ndarray) -> np.ndarray:
     """(N, HEIGHT, WIDTH) uint8 -> (N, HEIGHT * WIDTH) float32, whose inner products are the pictures' correlations."""
-    shapes = pictures.reshape(len(pictures), -1).astype(np.float32)
+    shapes = pictures.reshape(len(pictures), HEIGHT * WIDTH).astype(np.float32)
     shapes -= shapes.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(shapes, axis=1, keepdims=True)
     return shapes / np.where(norms > 0, norms, 1)  # a picture of one colour correlates with none

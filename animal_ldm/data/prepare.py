@@ -91,8 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(arguments.out)
     work = out / WORK_FOLDER
     job = {"arguments": arguments.decisive(), "photos": list_fingerprint(photos)}
+    check_folders(out, Path(arguments.source))
     if not is_done(out, job):
-        begin(out, Path(arguments.source), job)
+        begin(out, job)
         processing = Processing(source.reader, arguments.image_size, arguments.crop, arguments.margin, work)
         records = process_photos(photos, processing, arguments.workers)
         finish(photos, records, source.name, arguments, job, out)
@@ -127,6 +128,14 @@ def list_fingerprint(photos: list[Photo]) -> str:
 # --- the folder to write ---------------------------------------------------------------------------------------------
 
 
+def check_folders(out: Path, source: Path) -> None:
+    """Raise InputError when `out` is no folder, or lies within the source."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"OUT must be a folder, and {out} is a file.")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"OUT {out} lies within SOURCE, in which nothing is to be changed; choose another folder.")
+
+
 def is_done(out: Path, job: dict) -> bool:
     """Whether `out` holds the whole dataset of this job, every picture included."""
     report = read_json(out / REPORT)
@@ -140,16 +149,12 @@ def is_done(out: Path, job: dict) -> bool:
     )
 
 
-def begin(out: Path, source: Path, job: dict) -> None:
+def begin(out: Path, job: dict) -> None:
     """Make `out`, or go on in it when it holds a stopped start of this job.
 
     Raises:
-        InputError: `out` lies within the source, or holds something else than this job.
+        InputError: `out` holds something else than this job.
     """
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"OUT {out} lies within SOURCE, in which nothing is to be changed; choose another folder.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"OUT must be a folder, and {out} is a file.")
     earlier = read_json(out / WORK_FOLDER / "job.json") or read_json(out / REPORT)
     there = {path.name for path in out.iterdir()} - {WORK_FOLDER} if out.is_dir() else set()
     if earlier is None and there:
