@@ -140,7 +140,7 @@ def inception_weights(path: str | Path | None = None) -> Path:
             raise InputError(
                 f"FID needs Inception's weights, {INCEPTION_FILE}, and they could not be fetched ({error}). Fetch "
                 f"{INCEPTION_URL} (SHA-256 {INCEPTION_SHA256}) elsewhere, then put it at {cached} or pass "
-                "--extractor_weights FILE; or choose another --extractor, whose distance is not called FID"
+                "--inception_weights FILE; or choose another --extractor, whose distance is not called FID"
             ) from error
     return cached
 

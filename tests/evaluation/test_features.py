@@ -78,7 +78,7 @@ def test_without_weights_and_network_the_message_says_what_to_do(tmp_path, monke
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
     with pytest.raises(InputError) as caught:
         load_extractor("inception")
-    for part in ("inception-2015-12-05.pt", INCEPTION_URL, INCEPTION_SHA256, str(tmp_path), "--extractor_weights"):
+    for part in ("inception-2015-12-05.pt", INCEPTION_URL, INCEPTION_SHA256, str(tmp_path), "--inception_weights"):
         assert part in str(caught.value)
     assert not list(tmp_path.rglob("*.pt*"))
 
