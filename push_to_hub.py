@@ -80,7 +80,10 @@ class PushArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from animal_ldm.publishing.hub import HubError, Target, check_target
+    from huggingface_hub import HfApi
+
+    from animal_ldm import __version__
+    from animal_ldm.publishing.hub import HubError, Target, check_access, check_target
 
     arguments = parse(PushArguments, argv, prog="animal-ldm push")
     try:
@@ -95,13 +98,16 @@ def main(argv: list[str] | None = None) -> None:
             tag=arguments.tag,
         )
         check_target(target)
+        api = HfApi(library_name="animal-ldm", library_version=__version__)
+        if not arguments.dry_run:
+            check_access(target, api)
         with tempfile.TemporaryDirectory(prefix="animal-ldm-push-") as temporary:
             folder = staging_folder(arguments.staged or Path(temporary))
             stage(arguments, folder)
             if arguments.dry_run:
-                preview(folder, target)
+                preview(folder, target, api)
             else:
-                push(folder, target)
+                push(folder, target, api)
     except HubError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -162,16 +168,14 @@ def statements(arguments: PushArguments):
     )
 
 
-def preview(folder: Path, target) -> None:
+def preview(folder: Path, target, api) -> None:
     """Print the tree with sizes, the card, and what a push would change."""
-    from huggingface_hub import HfApi
-
     from animal_ldm.publishing.card import file_size
     from animal_ldm.publishing.hub import HubError, differences, staged_files
 
     print((folder / "README.md").read_text(encoding="utf-8"))
     try:
-        changes = [*differences(folder, target, HfApi())]
+        changes = [*differences(folder, target, api)]
     except HubError as error:
         print(f"what would change is not known: {error}")
         changes = [("", file) for file in staged_files(folder)]
@@ -185,13 +189,10 @@ def preview(folder: Path, target) -> None:
     )
 
 
-def push(folder: Path, target) -> None:
-    from huggingface_hub import HfApi
-
-    from animal_ldm import __version__
+def push(folder: Path, target, api) -> None:
     from animal_ldm.publishing.hub import publish
 
-    outcome = publish(folder, target, HfApi(library_name="animal-ldm", library_version=__version__))
+    outcome = publish(folder, target, api)
     done = f"{outcome.changed} files committed" if outcome.changed else "nothing to do, all is there"
     print(f"{done}: {outcome.url} ({outcome.commit[:8]})")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1, sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
@@ -27,6 +27,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from .card import file_size
+
+Result = TypeVar("Result")
 
 REPO_TYPES = ("model", "dataset", "space")
 PAUSES = (1, 2, 4, 8)  # seconds before each further try, if the Hub does not say how long
@@ -143,10 +145,28 @@ def publish(
     """
     check_target(target)
     files = staged_files(folder)
+    return persist(lambda: converge(files, target, api, say), target, say, pauses)
+
+
+def check_access(
+    target: Target, api: HfApi, say: Callable[[str], None] = print, pauses: Sequence[float] = PAUSES
+) -> None:
+    """Raise the `HubError` that can be told before anything is staged: token, name, type of the repository."""
+
+    def look() -> None:
+        api.whoami()
+        repository_exists(target, api)
+
+    check_target(target)
+    persist(look, target, say, pauses)
+
+
+def persist(work: Callable[[], Result], target: Target, say: Callable[[str], None], pauses: Sequence[float]) -> Result:
+    """`work()`, tried again after each of `pauses` seconds while it fails for what may pass."""
     pauses = [*pauses]
     while True:
         try:
-            return converge(files, target, api, say)
+            return work()
         except PASSING as error:
             if isinstance(error, HFValidationError) or (failure := final_error(error, target)):
                 raise failure from error
@@ -159,7 +179,8 @@ def publish(
 def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Callable[[str], None]) -> Outcome:
     """One try of `publish`, from the beginning; what earlier ones achieved is found on the Hub."""
     user = api.whoami()["name"]
-    create_repository(target, api)
+    if not repository_exists(target, api):
+        api.create_repo(target.repo_id, repo_type=target.repo_type, private=target.private, exist_ok=True)
     revision, pull_request = target_revision(files, target, api, user)
     changed = 0
     head, remote = remote_tree(target, api, revision)
@@ -191,8 +212,12 @@ def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Calla
     return Outcome(changed, head, url)
 
 
-def create_repository(target: Target, api: HfApi) -> None:
-    """Create the repository unless it is there."""
+def repository_exists(target: Target, api: HfApi) -> bool:
+    """Whether the repository is there.
+
+    Raises:
+        HubError: the name is taken by another type of repository, or it is public and should be private.
+    """
     try:
         there = api.repo_info(target.repo_id, repo_type=target.repo_type)
     except RepositoryNotFoundError:
@@ -202,14 +227,14 @@ def create_repository(target: Target, api: HfApi) -> None:
                     f"{target.repo_id} is a {other} on the Hub, not a {target.repo_type}; choose another --repo_id.",
                     OTHER_TYPE,
                 ) from None
-        api.create_repo(target.repo_id, repo_type=target.repo_type, private=target.private, exist_ok=True)
-    else:
-        if target.private and not there.private:
-            raise HubError(
-                f"{target.repo_id} is public already, and a push does not change that; leave --private out, choose"
-                " another --repo_id, or make it private in its settings.",
-                REFUSED,
-            )
+        return False
+    if target.private and not there.private:
+        raise HubError(
+            f"{target.repo_id} is public already, and a push does not change that; leave --private out, choose"
+            " another --repo_id, or make it private in its settings.",
+            REFUSED,
+        )
+    return True
 
 
 def target_revision(files: Sequence[StagedFile], target: Target, api: HfApi, user: str):

@@ -35,6 +35,12 @@ def online(monkeypatch):
 
 
 @pytest.fixture
+def no_smoke_test(monkeypatch):
+    """For what does not depend on trying the staged model in a process of its own, which takes seconds."""
+    monkeypatch.setattr("animal_ldm.publishing.staging.smoke_test", lambda *_: None)
+
+
+@pytest.fixture
 def api(hub, online) -> HfApi:
     return HfApi(endpoint=hub.url, token=TOKEN)
 

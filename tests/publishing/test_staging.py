@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from animal_ldm.errors import InputError
+from animal_ldm.publishing.card import Sample
 from animal_ldm.publishing.hub import Target, publish
 from animal_ldm.publishing.staging import check_files, photo_licence, smoke_test, stage_dataset, stage_model
 
@@ -27,6 +28,11 @@ COMPONENT_FILES = {
     "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
+}
+HALF_PRECISION_FILES = {
+    "text_encoder/model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
 }
 EVALUATION_FILES = {
     f"evaluation/squeezenet/{name}" for name in ("results.json", "samples.png", "precision_recall.png")
@@ -93,7 +99,7 @@ def draw(routes: str, sources: list[str], home, hub=None) -> list[tuple[str, str
 
 
 def test_every_route_draws_the_same_pixels_from_folder_and_hub(model, evaluation, hub, api, tmp_path):
-    stage(model, tmp_path / "staged", [evaluation])
+    stage(model, tmp_path / "staged", [evaluation], variant="fp16")
     publish(tmp_path / "staged", Target("user/model"), api, say=lambda _: None)
     sources = [str(tmp_path / "staged"), "user/model"]
     ours = draw("package", sources, tmp_path / "ours", hub)
@@ -105,7 +111,8 @@ def test_every_route_draws_the_same_pixels_from_folder_and_hub(model, evaluation
     assert not hub.leaked
 
     # what was staged: all of the list, nothing else, nothing of the machine
-    assert files_of(tmp_path / "staged") == COMPONENT_FILES | EVALUATION_FILES | SAMPLE_FILES | OWN_FILES
+    expected = COMPONENT_FILES | HALF_PRECISION_FILES | EVALUATION_FILES | SAMPLE_FILES | OWN_FILES
+    assert files_of(tmp_path / "staged") == expected
     for file in files_of(tmp_path / "staged"):
         content = (tmp_path / "staged" / file).read_bytes()
         assert b"/home/me" not in content
@@ -117,12 +124,6 @@ def test_every_route_draws_the_same_pixels_from_folder_and_hub(model, evaluation
     assert card.data.widget[0]["parameters"]["guidance_scale"] == 2.0  # as in the evaluation
 
 
-@pytest.fixture
-def no_smoke_test(monkeypatch):
-    """For what is decided before the staged model is tried, or does not depend on it."""
-    monkeypatch.setattr("animal_ldm.publishing.staging.smoke_test", lambda *_: None)
-
-
 def test_staging_again_gives_the_same_bytes(model, evaluation, tmp_path, no_smoke_test):
     for name in ("one", "two"):
         stage(model, tmp_path / name, [evaluation], variant="fp16")
@@ -131,7 +132,7 @@ def test_staging_again_gives_the_same_bytes(model, evaluation, tmp_path, no_smok
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_half_precision_beside_the_others(model, tmp_path):
+def test_half_precision_beside_the_others(model, tmp_path, no_smoke_test):
     stage(model, tmp_path / "staged", variant="fp16")
     half = load_file(tmp_path / "staged/unet/diffusion_pytorch_model.fp16.safetensors")
     full = load_file(tmp_path / "staged/unet/diffusion_pytorch_model.safetensors")
@@ -217,16 +218,18 @@ def test_limits_and_tokens(tmp_path, monkeypatch):
         check_files(tmp_path)
 
 
-def test_model_that_does_not_load_or_draws_another_picture(model, tmp_path, no_smoke_test):
+def test_model_that_draws_another_picture(model, tmp_path, no_smoke_test):
     stage(model, tmp_path / "staged")
-    from animal_ldm.publishing.card import Sample
-
-    sample = Sample("lion", "a lion", "samples/00-lion.png", 0, 25, 3.0)
     with pytest.raises(InputError, match="draws another picture"):
         smoke_test(tmp_path / "staged", Sample("lion", "a lion", "samples/00-lion.png", 1, 2, 3.0), 16, None)
+
+
+@pytest.mark.slow
+def test_pipeline_that_needs_more_than_the_folder(model, tmp_path, no_smoke_test):
+    stage(model, tmp_path / "staged")
     (tmp_path / "staged/pipeline_animal_ldm.py").write_text("import animal_ldm\n")
     with pytest.raises(InputError, match="does not load in a fresh process"):
-        smoke_test(tmp_path / "staged", sample, 16, None)
+        smoke_test(tmp_path / "staged", Sample("lion", "a lion", "samples/00-lion.png", 0, 2, 3.0), 16, None)
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
