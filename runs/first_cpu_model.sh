@@ -18,7 +18,7 @@ accelerate launch --num_cpu_threads_per_process 3 -m animal_ldm.training.autoenc
 
 accelerate launch --num_cpu_threads_per_process 3 train_text_to_image.py \
     --data $out/photos11 --output_dir $out/model --vae $out/autoencoder --text_encoder scratch --unet tiny \
-    --num_epochs 30 --batch_size 64 --learning_rate 8e-4 --num_warmup_steps 200 --lr_schedule cosine \
+    --num_epochs 25 --batch_size 64 --learning_rate 8e-4 --num_warmup_steps 200 --lr_schedule cosine \
     --ema_half_life 20000 --mixed_precision bf16 \
     --validate_every 50000 --checkpoint_every 10000 --country FRA --cache_dir $out/cache
 
