@@ -33,6 +33,12 @@ SPLITS = ("train", "validation")
 
 @dataclass(frozen=True)
 class PrepareArguments:
+    """Crop, scale and caption photos, drop what is broken or a duplicate, and split the rest.
+
+    Writes train/ and validation/ with metadata.jsonl, as `datasets` loads them, dataset_card.md, and
+    preparation_report.json, which names every photo left out. Stopped and started again, it goes on.
+    """
+
     # A folder <class>/*.jpg, a folder train/<Class>/*.jpg in the Kaggle "Animals Detection Images" layout (boxes in
     # <Class>/Label/*.txt; photos of its test/ join the pool before our own split), or a dataset of the `datasets`
     # library, by folder or by name on the Hub. Nothing in it is changed.
