@@ -4,6 +4,7 @@ Only what an allow-list names is staged, and what names folders of the machine i
 load and draw, in a process that knows nothing of this package, before anything is uploaded.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ def stage_model(
     report = read_report(model / "training_report.json", "the folder that `animal-ldm train` wrote")
     pipeline = load_pipeline(str(model), "cpu")
     if variant:
-        stage_half_precision(model, out)
+        stage_half_precision(pipeline, out)
     copy_components(model, out)
     check_weights(out)
     shutil.copyfile(Path(sys.modules[type(pipeline).__module__].__file__), out / PIPELINE_FILE)
@@ -153,13 +154,10 @@ def copy_components(model: Path, out: Path) -> None:
                 link(file, out / name / file.name)
 
 
-def stage_half_precision(model: Path, out: Path) -> None:
+def stage_half_precision(pipeline: "AnimalLDMPipeline", out: Path) -> None:
     """Weights with `.fp16` in their names. The configs beside them are overwritten by the originals."""
-    from ..generate import load_pipeline
-
-    pipeline = load_pipeline(str(model), "cpu", "float16")
     for name in ("text_encoder", "unet", "vae"):
-        getattr(pipeline, name).save_pretrained(out / name, variant="fp16")
+        copy.deepcopy(getattr(pipeline, name)).half().save_pretrained(out / name, variant="fp16")
 
 
 def check_weights(out: Path) -> None:

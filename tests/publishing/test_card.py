@@ -87,7 +87,8 @@ def test_every_measured_number_with_its_context(training_report, evaluation):
         assert cells[9] == "squeezenet"
         photos = record["real_photos"]
         assert cells[4] == (f"{photos['value']:.4g} (N={photos['n']})" if photos else "not measured")
-        assert cells[5] == ("not measured" if not photos else cells[5])
+        same_n = record["same_n"]
+        assert cells[5] == (f"{same_n['value']:.4g} ± {same_n['std']:.2g}" if same_n else "")
     assert evaluation.results["extractor"]["weights_digest"] in card
     for found in evaluation.results["per_class"]:
         assert f"{found['recognised']:.0%}" in row(card, found["label"])

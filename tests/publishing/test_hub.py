@@ -339,8 +339,7 @@ def test_killed_twice(hub, folder):
 
 @pytest.mark.slow
 def test_killed_twenty_times(hub, folder):
-    # a new file before each kill would be another push; here the first to live long enough ends it, so the work is
-    # made longer than most lives
+    # the first pusher that lives long enough ends the work, so it is made longer than their lives
     for number in range(200):
         (folder / f"samples/{number}.png").write_bytes(b"%d" % number)
     kill_pushers(hub, folder, times=20)

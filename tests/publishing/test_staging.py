@@ -218,6 +218,7 @@ def test_limits_and_tokens(tmp_path, monkeypatch):
         check_files(tmp_path)
 
 
+@pytest.mark.slow
 def test_model_that_draws_another_picture(model, tmp_path, no_smoke_test):
     stage(model, tmp_path / "staged")
     with pytest.raises(InputError, match="draws another picture"):
