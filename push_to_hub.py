@@ -29,10 +29,10 @@ class PushArguments:
     else's commits or tags, 9 refused.
     """
 
+    # Where to publish: user/name or organisation/name.
+    repo_id: str
     # Pipeline folder, as `animal-ldm train` writes it.
     model: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MODEL")]] = None
-    # Where to publish: user/name or organisation/name.
-    repo_id: str = ""
     # Publish this prepared dataset instead of a model.
     dataset: Path | None = None
     # Folders that `animal-ldm evaluate` wrote, one per extractor. Default: evaluation/MODEL, if it is there.
