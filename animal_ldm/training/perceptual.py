@@ -1,5 +1,6 @@
 """LPIPS as loss and as measure, with the backbone's weights from torchvision's download or from a local file."""
 
+import warnings
 from pathlib import Path
 
 import lpips
@@ -23,7 +24,10 @@ class PerceptualDistance(torch.nn.Module):
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
         try:
-            self.lpips = lpips.LPIPS(net="squeeze", pnet_rand=weights is not None, verbose=False)
+            with warnings.catch_warnings():
+                # lpips asks torchvision for its weights in the way of long ago
+                warnings.simplefilter("ignore", UserWarning)
+                self.lpips = lpips.LPIPS(net="squeeze", pnet_rand=weights is not None, verbose=False)
         except OSError as error:
             raise InputError(
                 f"SqueezeNet's ImageNet weights could not be downloaded ({error}); "

@@ -48,7 +48,7 @@ def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def to_model_range(pixels: np.ndarray) -> torch.Tensor:
     """uint8 `(B, H, W, 3)` to float32 `(B, 3, H, W)` in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1  # a copy: the cache is read-only
 
 
 def to_picture(images: torch.Tensor) -> np.ndarray:
