@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from diffusers.optimization import get_scheduler
 from PIL import Image
+from torch.nn import functional as F
 
 from ..arguments import parse
 from ..cli import exit_on_bad_input
@@ -73,6 +74,11 @@ class AutoencoderArguments:
     discriminator_weight: float = 0.5
     # Share of the run after which the discriminator joins.
     discriminator_start: float = 0.6
+    # Learning rate of the discriminator's AdamW, constant.
+    discriminator_learning_rate: float = 1e-4
+    # Share of batches whose latents are shrunk and turned, to be decoded to the shrunk and turned photos (EQ-VAE):
+    # it makes the latents easier to learn for the diffusion model.
+    equivariance: float = 0.0
     # Half-life of the averaged weights (EMA), in photos.
     ema_half_life: float = 10_000
     # Randomness of order, crops, flips and noise.
@@ -106,16 +112,43 @@ class Reconstruction(torch.nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor, change: "Change"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `(B, 3, H, W)` and standard normal noise `(B, C, h, w)` to reconstructions and the posterior's KL.
 
-        The KL divergence to N(0, I) is summed over the latent: `(B,)`.
+        The latents are decoded after `change`. The KL divergence to N(0, I) is summed over the latent: `(B,)`.
         """
         posterior = self.vae.encode(images).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + torch.exp(0.5 * logvar) * noise
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
-        return self.vae.decode(latents).sample, kl
+        return self.vae.decode(change(latents)).sample, kl
+
+
+@dataclass(frozen=True)
+class Change:
+    """Shrinks to `scale` of the size and turns by `quarters` of a circle: what latents and images are to share.
+
+    EQ-VAE (Kouzelis et al. 2025, arXiv 2502.09509, section 3.3): a decoder trained on changed latents makes the
+    latents follow the picture's own symmetries.
+    """
+
+    scale: float = 1.0
+    quarters: int = 0
+
+    def __call__(self, maps: torch.Tensor) -> torch.Tensor:
+        """`(B, C, H, W)` to `(B, C, H * scale, W * scale)`."""
+        if self.scale != 1:
+            maps = F.interpolate(maps, scale_factor=self.scale, mode="bilinear", antialias=True)
+        return maps.rot90(self.quarters, dims=(2, 3))
+
+
+def draw_change(generator: torch.Generator, share: float) -> Change:
+    """With probability `share` a scale of 1/4, 1/2, 3/4 or 1 and a turn; else none."""
+    changed = torch.rand((), generator=generator).item() < share
+    scale, quarters = (torch.randint(4, (2,), generator=generator)).tolist()
+    return Change((scale + 1) / 4, quarters) if changed else Change()
 
 
 @torch.no_grad()
@@ -226,7 +259,10 @@ class Trainer:
         self.discriminator = PatchDiscriminator()
         optimizer = torch.optim.AdamW(vae.parameters(), arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), arguments.learning_rate, betas=(0.5, 0.9), weight_decay=0.0
+            self.discriminator.parameters(),
+            arguments.discriminator_learning_rate,
+            betas=(0.5, 0.9),
+            weight_decay=0.0,
         )
         self.lr_scheduler = get_scheduler(
             "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
@@ -253,19 +289,21 @@ class Trainer:
             "ema": self.ema,
         }
 
-    def step(self, batch: torch.Tensor, noise: torch.Tensor, adversarial: bool) -> dict[str, torch.Tensor]:
+    def step(
+        self, batch: torch.Tensor, noise: torch.Tensor, change: Change, adversarial: bool
+    ) -> dict[str, torch.Tensor]:
         """One optimizer step on the global batch `(B, 3, S, S)`; returns this process's losses."""
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
         pieces = list(micro_batches(len(batch), parts, accelerator.process_index, accelerator.num_processes))
         losses = {"train/loss": torch.zeros((), device=accelerator.device)}
-        decoded_pieces = []
+        wanted, decoded_pieces = change(batch), []
         for piece in pieces:
             with self._synchronised(self.model, piece is pieces[-1]):
                 with accelerator.autocast():
-                    decoded, kl = self.model(batch[piece], noise[piece])
+                    decoded, kl = self.model(batch[piece], noise[piece], change)
                 decoded = decoded.float()
                 decoded_pieces.append(decoded.detach())
-                loss = self.reconstruction_loss(batch[piece], decoded, kl)
+                loss = self.reconstruction_loss(wanted[piece], decoded, kl)
                 losses["train/loss"] += loss.detach() / parts
                 if adversarial:
                     loss = loss + self.adversarial_loss(loss, decoded)
@@ -281,7 +319,7 @@ class Trainer:
         for piece, decoded in zip(pieces, decoded_pieces, strict=True):
             with self._synchronised(self.judge, piece is pieces[-1]):
                 with accelerator.autocast():
-                    verdicts = self.judge(torch.cat([batch[piece], decoded]))
+                    verdicts = self.judge(torch.cat([wanted[piece], decoded]))
                 loss = hinge_loss(*verdicts.float().chunk(2))
                 losses["train/discriminator_loss"] += loss.detach() / parts
                 accelerator.backward(loss / parts)
@@ -342,6 +380,11 @@ def train(arguments: AutoencoderArguments) -> None:
     trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
     run.resume(**trainer.parts())
     latent_size = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    if arguments.equivariance and (latent_size % 4 or size < 32):
+        raise InputError(
+            f"--equivariance shrinks to a quarter: expected an --image_size of at least 32 and latents of a size that "
+            f"4 divides, found {size} and {latent_size}"
+        )
     latent_shape = (arguments.batch_size, vae.config.latent_channels, latent_size, latent_size)
     some = validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
 
@@ -350,8 +393,9 @@ def train(arguments: AutoencoderArguments) -> None:
         chosen = stream.indices(images_seen, arguments.batch_size)
         batch = to_model_range(random_crops(pixels[chosen], size, generator)).to(device)
         noise = torch.randn(latent_shape, generator=generator).to(device)
+        change = draw_change(generator, arguments.equivariance)
         late = images_seen >= arguments.discriminator_start * run.total_images
-        losses = trainer.step(batch, noise, adversarial=arguments.discriminator_weight > 0 and late)
+        losses = trainer.step(batch, noise, change, adversarial=arguments.discriminator_weight > 0 and late)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
         for name, loss in losses.items():

@@ -6,6 +6,7 @@ import lpips
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import save_file
@@ -14,6 +15,9 @@ from torchvision.models import squeezenet1_1
 from animal_ldm.errors import InputError
 from animal_ldm.training.autoencoder import (
     AutoencoderArguments,
+    Change,
+    Trainer,
+    draw_change,
     latent_statistics,
     normalize_latents,
     train,
@@ -134,6 +138,49 @@ def test_discriminator_judges_patches_and_its_loss_is_zero_when_it_is_sure():
 def test_adaptive_weight_equals_the_ratio_of_gradients():
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     assert adaptive_weight((2 * weight).sum(), (0.5 * weight).sum(), weight).item() == pytest.approx(4, rel=1e-3)
+
+
+def test_a_change_is_the_same_for_latents_and_images():
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(Change()(images), images)
+    assert torch.equal(Change(1.0, 1)(images), images.rot90(1, dims=(2, 3)))
+    blocks = torch.rand(2, 4, 8, 8)
+    enlarged = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    shrunk = Change(0.25, 3)(enlarged)
+    assert shrunk.shape == (2, 4, 8, 8)
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(shrunk.mean(), Change(1.0, 3)(blocks).mean(), atol=1e-2, rtol=0)
+    assert (shrunk - Change(1.0, 3)(blocks))[inner].abs().mean() < 0.2
+
+
+def test_changes_are_drawn_as_often_as_asked():
+    changes = [draw_change(step_generator(0, number), 0.5) for number in range(400)]
+    assert 0.38 < sum(change != Change() for change in changes) / 400 < 0.57  # 1 of 32 is a change into itself
+    assert {change.scale for change in changes} == {0.25, 0.5, 0.75, 1.0}
+    assert {change.quarters for change in changes} == {0, 1, 2, 3}
+    assert all(draw_change(step_generator(0, number), 0.0) == Change() for number in range(50))
+
+
+def test_an_autoencoder_trained_on_changes_decodes_turned_latents_better(arguments):
+    arguments = dataclasses.replace(arguments, num_warmup_steps=0, discriminator_weight=0.0)
+    ramp = torch.linspace(-1, 1, 32)
+    images = torch.stack([ramp[:, None] * torch.rand(3, 1, 1) + ramp * torch.rand(3, 1, 1) for _ in range(8)])
+    images, noise = images.clamp(-1, 1), torch.zeros(8, 4, 16, 16)
+    errors = {}
+    for trained_on in (Change(), Change(1.0, 1)):
+        torch.manual_seed(0)
+        trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, total_steps=60)
+        for _ in range(60):
+            trainer.step(images, noise, trained_on, adversarial=False)
+        with torch.no_grad():
+            decoded, _ = trainer.model(images, noise, Change(1.0, 1))
+        errors[trained_on] = (decoded - Change(1.0, 1)(images)).abs().mean().item()
+    assert errors[Change(1.0, 1)] < 0.7 * errors[Change()]
+
+
+def test_changes_need_latents_that_can_be_shrunk(arguments):
+    with pytest.raises(InputError, match="at least 32"):
+        train(dataclasses.replace(arguments, equivariance=0.5))
 
 
 def test_training_writes_an_autoencoder_with_normal_latents_and_a_report(arguments):
