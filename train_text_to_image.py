@@ -4,6 +4,7 @@ photos -> latents (encoded once) -> noised -> UNet -> loss; EMA weights -> Anima
 """
 
 import contextlib
+import copy
 import json
 import math
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ class TrainingArguments:
     # Feature extractor, and the file or folder with its weights, as in `animal-ldm evaluate`.
     eval_extractor: str = "inception"
     eval_weights: str | None = None
+    # Number type of the saved UNet and autoencoder; they load as float32 either way.
+    save_dtype: Literal["float32", "float16"] = "float32"
     # Photos between two checkpoints.
     checkpoint_every: int = 50_000
     # How many checkpoints to keep.
@@ -169,6 +172,13 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
     return make_image_grid(rows, rows=len(pipeline.classes), cols=arguments.samples_per_class)
 
 
+def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
+    """Write the pipeline, UNet and VAE in `dtype`; not the text encoder, which transformers would load in that dtype."""
+    networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
+    components = {**pipeline.components, **networks}
+    AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
+
+
 def keep_best(run: Run, pipeline: AnimalLDMPipeline, extractor: Extractor, arguments: TrainingArguments) -> None:
     """Measure against the validation split; weights with the lowest kernel distance so far go to OUTPUT_DIR/best."""
     report = quick_report(
@@ -185,7 +195,7 @@ def keep_best(run: Run, pipeline: AnimalLDMPipeline, extractor: Extractor, argum
         earlier = run.values("evaluation/kernel_distance")
         run.announce({f"evaluation/{name}": report[name] for name in ("kernel_distance", "frechet_distance")})
         if report["kernel_distance"] < min(earlier, default=math.inf):
-            pipeline.save_pretrained(run.output_dir / "best")
+            save_pipeline(pipeline, run.output_dir / "best", arguments.save_dtype)
             record = json.dumps({"images_seen": run.images_seen, **report}, indent=2)
             (run.output_dir / "best" / "quick_report.json").write_text(record)
 
@@ -304,7 +314,7 @@ def train(arguments: TrainingArguments) -> None:
 
     if accelerator.is_main_process:
         with ema.swapped_in():
-            pipeline.save_pretrained(run.output_dir)
+            save_pipeline(pipeline, run.output_dir, arguments.save_dtype)
         run.write_report(run.output_dir, training_photos=len(splits["train"]), classes=splits["train"].classes)
         print(f"pipeline: {run.output_dir}")
     accelerator.end_training()

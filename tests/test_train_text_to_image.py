@@ -102,6 +102,20 @@ def test_result_is_a_pipeline_that_plain_stable_diffusion_loads_too(arguments):
     assert grid.size == (2 * 16, 2 * 16)
 
 
+def test_half_precision_weights_halve_the_file_and_load_as_float32(arguments, tmp_path):
+    train(arguments)
+    half = dataclasses.replace(arguments, output_dir=str(tmp_path / "half"), save_dtype="float16")
+    train(half)
+    whole, saved = AnimalLDMPipeline.from_pretrained(arguments.output_dir), Path(half.output_dir)
+    halved = AnimalLDMPipeline.from_pretrained(saved)
+    assert {tensor.dtype for tensor in weights_of(saved, "unet").values()} == {torch.float16}
+    assert halved.unet.dtype == halved.vae.dtype == halved.text_encoder.dtype == torch.float32
+    assert halved.classes == whole.classes
+    for name, weight in halved.unet.state_dict().items():
+        assert torch.equal(weight, whole.unet.state_dict()[name].half().float())
+    halved("a zebra", num_inference_steps=1)
+
+
 def test_report_says_what_was_done(arguments):
     train(arguments)
     report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
