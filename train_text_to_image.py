@@ -173,7 +173,7 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
 
 
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
-    """Write the pipeline, UNet and VAE in `dtype`; not the text encoder, which transformers would load in that dtype."""
+    """Write the pipeline, UNet and VAE in `dtype`; not the text encoder: transformers would load it in that dtype."""
     networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
     components = {**pipeline.components, **networks}
     AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
