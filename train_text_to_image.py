@@ -39,6 +39,7 @@ from animal_ldm.training.objective import (
     loss_weights,
     training_target,
 )
+from animal_ldm.training.report import autoencoder_record
 from animal_ldm.training.run import Run, start_accelerator
 from animal_ldm.training.stream import ImageStream, micro_batches, step_generator, step_seed
 from animal_ldm.training.text import Captions, load_text_encoder
@@ -210,6 +211,7 @@ def train(arguments: TrainingArguments) -> None:
     # networks
     torch.manual_seed(arguments.seed)
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
+    autoencoder_run = autoencoder_record(arguments.vae)
     tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, splits["train"].texts)
     train_text = arguments.text_encoder == "scratch"
     text_encoder.to(device).train(train_text).requires_grad_(train_text)
@@ -315,7 +317,12 @@ def train(arguments: TrainingArguments) -> None:
     if accelerator.is_main_process:
         with ema.swapped_in():
             save_pipeline(pipeline, run.output_dir, arguments.save_dtype)
-        run.write_report(run.output_dir, training_photos=len(splits["train"]), classes=splits["train"].classes)
+        run.write_report(
+            run.output_dir,
+            training_photos=len(splits["train"]),
+            classes=splits["train"].classes,
+            autoencoder=autoencoder_run,
+        )
         print(f"pipeline: {run.output_dir}")
     accelerator.end_training()
 

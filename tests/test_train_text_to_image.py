@@ -21,6 +21,8 @@ from torchvision.models import squeezenet1_1
 import train_text_to_image
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.errors import InputError
+from animal_ldm.training.autoencoder import AutoencoderArguments
+from animal_ldm.training.autoencoder import train as train_autoencoder
 from tests.training.conftest import assert_same_weights, parts, prepared, weights_of  # noqa: F401
 from train_text_to_image import TrainingArguments, train
 
@@ -75,7 +77,7 @@ def flags(arguments: TrainingArguments) -> list[str]:
     return given
 
 
-def history(arguments: TrainingArguments, name: str) -> list[float]:
+def history(arguments: TrainingArguments | AutoencoderArguments, name: str) -> list[float]:
     report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
     return [entry[name] for entry in report["history"] if name in entry]
 
@@ -124,6 +126,29 @@ def test_report_says_what_was_done(arguments):
     assert report["wall_time_seconds"] > 0 and report["co2_kg"] == report["energy_kwh"] == "not measured"
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["hardware"]["processes"] == 1
+    assert report["autoencoder"] is None
+
+
+def test_report_takes_over_what_its_autoencoder_cost(arguments, tmp_path):
+    autoencoder = AutoencoderArguments(
+        data=arguments.data,
+        output_dir=str(tmp_path / "autoencoder"),
+        image_size=16,
+        preset="tiny",
+        downsample_factor=2,
+        num_epochs=0.5,
+        batch_size=4,
+        perceptual_weight=0.0,
+        report_to="none",
+        cache_dir=arguments.cache_dir,
+    )
+    train_autoencoder(autoencoder)
+    train(dataclasses.replace(arguments, vae=autoencoder.output_dir, num_epochs=0.3))
+    made = json.loads(Path(autoencoder.output_dir, "training_report.json").read_text())
+    record = json.loads(Path(arguments.output_dir, "training_report.json").read_text())["autoencoder"]
+    assert record["images_seen"] == 12 and record["arguments"]["preset"] == "tiny"
+    assert record["wall_time_seconds"] == made["wall_time_seconds"] > 0
+    assert [record["validation"]["psnr"]] == history(autoencoder, "validation/psnr")
 
 
 def test_it_learns(arguments):

@@ -1,5 +1,6 @@
 """What a run cost and what it ran on: time, energy, CO2, hardware, library versions."""
 
+import json
 import logging
 import os
 import platform
@@ -107,3 +108,31 @@ def _cpu_name() -> str:
 
 def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+# What a pipeline's report takes over from the report of its autoencoder's run.
+AUTOENCODER_FIELDS = (
+    "arguments", "images_seen", "wall_time_seconds", "energy_kwh", "co2_kg", "co2_source", "hardware"
+)  # fmt: skip
+
+
+def autoencoder_record(vae: str) -> dict | None:
+    """Cost and quality of the run that made an autoencoder; None where no report of it is at hand.
+
+    Args:
+        vae: what --vae says: output folder of `animal-ldm train-autoencoder`, its `vae` folder, a pipeline folder
+            (whose report has the record already), or anything else.
+
+    Returns:
+        `AUTOENCODER_FIELDS` of the run's report, and `validation`, its last figures: "psnr" in dB, "lpips_squeeze"
+        (None for a run without LPIPS) and "images", the number of photos they were measured on.
+    """
+    folder = Path(vae).parent if Path(vae).name == "vae" else Path(vae)
+    if not (folder / "vae").is_dir() or not (folder / "training_report.json").is_file():
+        return None
+    report = json.loads((folder / "training_report.json").read_text())
+    if (folder / "model_index.json").exists():
+        return report.get("autoencoder")
+    last = [entry for entry in report["history"] if "validation/psnr" in entry][-1]
+    figures = {name: last.get(f"validation/{name}") for name in ("psnr", "lpips_squeeze", "images")}
+    return {**{name: report[name] for name in AUTOENCODER_FIELDS}, "validation": figures}

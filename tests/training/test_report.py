@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from animal_ldm.training.report import autoencoder_record
+
+REPORT = {
+    "arguments": {"image_size": 128},
+    "identity": {},
+    "images_seen": 480,
+    "scaling_factor": 1.0,
+    "wall_time_seconds": 12.5,
+    "energy_kwh": 0.25,
+    "co2_kg": 0.125,
+    "co2_source": "codecarbon",
+    "hardware": {"cpu": "one"},
+    "history": [
+        {"images_seen": 240, "validation/psnr": 18.0, "validation/lpips_squeeze": 0.5, "validation/images": 256},
+        {"images_seen": 480, "validation/psnr": 21.0, "validation/latent_std": 2.0, "validation/images": 1335},
+        {"images_seen": 480, "train/loss": 0.5},
+    ],
+}
+
+
+@pytest.fixture
+def autoencoder(tmp_path) -> Path:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "training_report.json").write_text(json.dumps(REPORT))
+    return tmp_path
+
+
+def test_autoencoders_cost_and_last_figures_are_taken_over(autoencoder):
+    record = autoencoder_record(str(autoencoder))
+    assert record["validation"] == {"psnr": 21.0, "lpips_squeeze": None, "images": 1335}
+    cost = ("wall_time_seconds", "energy_kwh", "co2_kg", "co2_source", "images_seen", "hardware", "arguments")
+    assert {name: record[name] for name in cost} == {name: REPORT[name] for name in cost}
+    assert "history" not in record
+    assert autoencoder_record(str(autoencoder / "vae")) == record
+
+
+def test_a_pipelines_autoencoder_is_not_charged_with_the_pipelines_own_cost(autoencoder):
+    (autoencoder / "model_index.json").write_text("{}")
+    assert autoencoder_record(str(autoencoder)) is None
+    (autoencoder / "training_report.json").write_text(json.dumps({**REPORT, "autoencoder": {"images_seen": 7}}))
+    assert autoencoder_record(str(autoencoder)) == {"images_seen": 7}
+
+
+def test_an_autoencoder_of_others_has_no_record(tmp_path):
+    assert autoencoder_record("stabilityai/sd-vae-ft-mse") is None
+    (tmp_path / "vae").mkdir()
+    assert autoencoder_record(str(tmp_path)) is None
