@@ -19,10 +19,10 @@ from ..arguments import parse
 from ..cli import exit_on_bad_input
 from ..data.prepared import load_split
 from ..errors import InputError
+from ..perceptual import PerceptualDistance
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from .ema import EMA
 from .models import build_autoencoder, load_component
-from .perceptual import PerceptualDistance
 from .pixels import center_crop, pixel_array, random_crops, to_model_range, to_picture
 from .run import Run, start_accelerator
 from .stream import ImageStream, micro_batches, step_generator

@@ -2,15 +2,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-import lpips
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from PIL import Image
-from safetensors.torch import save_file
-from torchvision.models import squeezenet1_1
 
 from animal_ldm.errors import InputError
 from animal_ldm.training.autoencoder import (
@@ -24,7 +21,6 @@ from animal_ldm.training.autoencoder import (
     validate,
 )
 from animal_ldm.training.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from animal_ldm.training.perceptual import PerceptualDistance
 from animal_ldm.training.pixels import center_crop, random_crops, to_model_range, to_picture
 from animal_ldm.training.stream import step_generator
 from tests.conftest import tiny_vae
@@ -103,29 +99,6 @@ def test_psnr_is_that_of_the_definition():
     # over [0, 1], peak 1
     mse = ((decoded - images) / 2).double().square().mean(dim=(1, 2, 3))
     assert validate(vae, pixels, 16, None)["validation/psnr"] == pytest.approx((-10 * mse.log10()).mean().item(), 1e-5)
-
-
-def test_lpips_from_a_local_backbone_is_the_packages_own(tmp_path):
-    torch.manual_seed(0)
-    features = {f"features.{name}": value for name, value in squeezenet1_1().features.state_dict().items()}
-    save_file(features, tmp_path / "squeezenet.safetensors")
-    mine = PerceptualDistance(tmp_path / "squeezenet.safetensors")
-    reference = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
-    own = dict(reference.net.named_parameters())
-    for name, value in own.items():
-        value.data.copy_(features["features." + name.split(".", 1)[1]])
-    first, second = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1
-    torch.testing.assert_close(mine(first, second), reference(first, second).flatten())
-    assert mine(first, first).abs().max() < 1e-6
-    assert not any(parameter.requires_grad for parameter in mine.parameters())
-
-
-def test_wrong_perceptual_weights_are_named(tmp_path):
-    with pytest.raises(InputError, match="found no such file"):
-        PerceptualDistance(tmp_path / "none.safetensors")
-    save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="is no SqueezeNet"):
-        PerceptualDistance(tmp_path / "other.safetensors")
 
 
 def test_discriminator_judges_patches_and_its_loss_is_zero_when_it_is_sure():

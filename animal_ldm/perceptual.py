@@ -1,4 +1,4 @@
-"""LPIPS as loss and as measure, with the backbone's weights from torchvision's download or from a local file."""
+"""LPIPS, a loss in training and a figure in evaluation; the backbone is torchvision's download or a local file."""
 
 import warnings
 from pathlib import Path
@@ -7,7 +7,7 @@ import lpips
 import torch
 from safetensors.torch import load_file
 
-from ..errors import InputError
+from .errors import InputError
 
 
 class PerceptualDistance(torch.nn.Module):
