@@ -14,6 +14,7 @@ VERBS = {
     "train": ("train_text_to_image", "squares and autoencoder -> a text-to-image pipeline"),
     "generate": ("animal_ldm.generate", "a prompt -> pictures"),
     "evaluate": ("animal_ldm.evaluation.evaluate", "a pipeline and real photos -> results.json and pictures"),
+    "demo": ("animal_ldm.serve", "a pipeline -> a page in the browser that draws"),
     "push": ("push_to_hub", "a pipeline or a prepared dataset -> the Hugging Face Hub"),
 }
 
