@@ -24,11 +24,11 @@ from animal_ldm.arguments import parse
 from animal_ldm.cli import exit_on_bad_input
 from animal_ldm.data.captions import with_article
 from animal_ldm.data.prepared import load_split
+from animal_ldm.digest import weights_digest
 from animal_ldm.evaluation.draw import Sampling
 from animal_ldm.evaluation.evaluate import quick_report
 from animal_ldm.evaluation.features import Extractor, load_extractor
 from animal_ldm.training.batches import Batch, Photos
-from animal_ldm.training.cache import module_fingerprint
 from animal_ldm.training.ema import EMA
 from animal_ldm.training.latents import latent_moments
 from animal_ldm.training.models import load_component, load_unet, use_attention
@@ -247,7 +247,7 @@ def train(arguments: TrainingArguments) -> None:
     run = Run(
         accelerator,
         arguments,
-        identity={"data": splits["train"].fingerprint(), "vae": module_fingerprint(vae), "unet": arguments.unet},
+        identity={"data": splits["train"].fingerprint(), "vae": weights_digest(vae), "unet": arguments.unet},
         batch_size=arguments.batch_size,
         total_images=round(arguments.num_epochs * len(splits["train"])),
     )

@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from ..data.captions import with_article
-from .features import tensors_digest
+from ..digest import weights_digest
 from .images import Images, save_whole
 
 
@@ -55,7 +55,7 @@ def prompt_of(label: str) -> str:
 
 def model_digest(pipeline: DiffusionPipeline) -> str:
     """SHA-256 over all weights and the scheduler's settings."""
-    weights = tensors_digest(pipeline.vae, pipeline.text_encoder, pipeline.unet)
+    weights = weights_digest(pipeline.vae, pipeline.text_encoder, pipeline.unet)
     scheduler = json.dumps(dict(pipeline.scheduler.config), sort_keys=True, default=str)
     return hashlib.sha256(f"{weights} {type(pipeline.scheduler).__name__} {scheduler}".encode()).hexdigest()
 

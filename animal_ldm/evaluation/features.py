@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 from tqdm import tqdm
 
+from ..digest import weights_digest
 from ..errors import InputError
 from .images import Images
 
@@ -177,7 +178,7 @@ def squeezenet_extractor(weights: str | Path | None, device: torch.device) -> Ex
     def network(images: torch.Tensor) -> torch.Tensor:
         return model(normalize(images)).mean((2, 3))
 
-    return Extractor("squeezenet", tensors_digest(model), 224, network, device)
+    return Extractor("squeezenet", weights_digest(model), 224, network, device)
 
 
 def transformers_extractor(name: str, model_id: str, device: torch.device) -> Extractor:
@@ -207,22 +208,12 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
         # Not `pooler_output`: where a checkpoint has no pooler, transformers makes up a random one.
         return last[:, 0] if last.ndim == 3 else last.mean((2, 3))
 
-    return Extractor(name, tensors_digest(model), size, network, device)
+    return Extractor(name, weights_digest(model), size, network, device)
 
 
 def _normalize(mean, std, device) -> Callable[[torch.Tensor], torch.Tensor]:
     mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (mean, std))
     return lambda images: (images / 255 - mean) / std
-
-
-def tensors_digest(*modules: torch.nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, whatever file they came from."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _Prepared(Dataset):

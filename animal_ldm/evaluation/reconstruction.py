@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tqdm import tqdm
 
-from .features import Extractor, extract, tensors_digest
+from ..digest import weights_digest
+from .features import Extractor, extract
 from .images import Images, save_whole
 from .metrics import frechet_distance_of_features, kernel_distance
 from .report import Photos, Reference, share_recognised
@@ -18,7 +19,7 @@ from .report import Photos, Reference, share_recognised
 @torch.inference_mode()
 def reconstruct(vae: AutoencoderKL, photos: Images, cache: Path, batch_size: int = 32) -> Images:
     """Every photo encoded to the mean of its latents and decoded, as PNG files in `cache`; those there are kept."""
-    identity = hashlib.sha256(f"{tensors_digest(vae)} {photos.digest()}".encode()).hexdigest()
+    identity = hashlib.sha256(f"{weights_digest(vae)} {photos.digest()}".encode()).hexdigest()
     folder = cache / identity[:16]
     folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / f"{i:06d}.png" for i in range(len(photos)))

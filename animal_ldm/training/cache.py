@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
@@ -16,15 +15,6 @@ from tqdm.auto import tqdm
 def fingerprint(*parts: Any) -> str:
     """SHA-256 over JSON values, in order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def module_fingerprint(module: torch.nn.Module) -> str:
-    """SHA-256 over a module's weights: names, shapes, dtypes and values of its weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def cached_array(

@@ -10,7 +10,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .cache import cached_array, fingerprint, module_fingerprint
+from ..digest import weights_digest
+from .cache import cached_array, fingerprint
 from .models import load_component
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -99,7 +100,7 @@ class Captions:
         def embed(start: int, stop: int) -> np.ndarray:
             return encoder(torch.as_tensor(ids[start:stop], device=encoder.device))[0].float().cpu().numpy()
 
-        key = fingerprint("captions", module_fingerprint(encoder), ids.tolist())
+        key = fingerprint("captions", weights_digest(encoder), ids.tolist())
         shape = (*ids.shape, encoder.config.hidden_size)
         return cached_array(accelerator, cache_dir, key, shape, np.float32, embed, "encoding captions")
 

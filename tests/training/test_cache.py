@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-import torch
 from accelerate import Accelerator
 
-from animal_ldm.training.cache import cached_array, fingerprint, module_fingerprint
+from animal_ldm.training.cache import cached_array, fingerprint
 
 
 def squares(calls: list):
@@ -37,10 +36,4 @@ def test_what_an_interrupted_run_left_is_rebuilt(tmp_path):
 
 
 def test_fingerprints_follow_content():
-    layer = torch.nn.Linear(2, 2)
-    before = module_fingerprint(layer)
-    assert before == module_fingerprint(layer)
-    with torch.no_grad():
-        layer.weight[0, 0] += 1e-6
-    assert module_fingerprint(layer) != before
     assert fingerprint("latents", 1) != fingerprint("latents", 2)
