@@ -18,7 +18,9 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from urllib.parse import unquote
 
 import gradio as gr
 import torch
@@ -36,16 +38,106 @@ MOST_STEPS = 100
 MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
 
-SERIF = gr.themes.LocalFont("Lora")  # comes with gradio, as the theme's sans serif does: nothing is fetched
+# Of the fonts that come with gradio few hold Latin letters in more than one weight. Nothing is fetched from elsewhere.
+SANS = (gr.themes.LocalFont("Source Sans Pro", weights=(400,)), "system-ui", "sans-serif")
 
 THEME = gr.themes.Base(
-    primary_hue=gr.themes.colors.orange,
+    primary_hue=gr.themes.colors.Color(
+        "#f3f6f0",
+        "#e3eadc",
+        "#c8d6bc",
+        "#a5ba95",
+        "#829d70",
+        "#647f53",
+        "#4d6540",
+        "#3e5134",
+        "#33412c",
+        "#2a3625",
+        "#151c12",
+    ),
     neutral_hue=gr.themes.colors.stone,
+    radius_size=gr.themes.sizes.radius_lg,
     text_size=gr.themes.sizes.text_lg,
-    font=[gr.themes.LocalFont("Source Sans 3"), "system-ui", "sans-serif"],
+    font=SANS,
+).set(
+    body_background_fill="#faf7f1",
+    body_background_fill_dark="#1b1917",
+    background_fill_primary="#fffdf9",
+    background_fill_primary_dark="#242120",
+    block_background_fill="transparent",
+    block_background_fill_dark="transparent",
+    block_border_width="0px",
+    block_border_width_dark="0px",
+    block_padding="0px",
+    block_title_text_weight="400",
+    block_info_text_color="*neutral_500",
+    border_color_primary="#e6dfd3",
+    border_color_primary_dark="#3a3532",
+    body_text_color="#2c2722",
+    body_text_color_dark="#ece6dd",
+    input_background_fill="#fffdf9",
+    input_background_fill_dark="#242120",
+    input_border_width="1px",
+    input_border_color="#ddd4c5",
+    input_border_color_dark="#45403b",
+    input_padding="12px 14px",
+    slider_color="*primary_500",
+    button_large_text_weight="400",
+    button_small_text_weight="400",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_500",
+    button_primary_background_fill_hover_dark="*primary_600",
+    button_secondary_background_fill="#f1ebe0",
+    button_secondary_background_fill_hover="#e7dece",
+    button_secondary_background_fill_dark="#332f2b",
+    button_secondary_background_fill_hover_dark="#413b36",
+    button_secondary_text_color="*body_text_color",
 )
 
-CSS = SERIF.stylesheet()["css"]
+CSS = """
+.gradio-container.gradio-container { max-width: 1160px; margin: 0 auto; padding: 0 20px 40px; }
+.gradio-container.gradio-container main { padding: 0; max-width: 100%; }
+.gradio-container .form { background: transparent; gap: 18px; overflow: visible; }
+#head { padding: 30px 0 6px; }
+#head h1, .results .prose :is(h3, h4) {
+  font-family: "Iowan Old Style", "Palatino Linotype", Palatino, "URW Palladio L", P052, Georgia, serif;
+  font-weight: 400;
+}
+#head h1 { font-size: 36px; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
+#head p { font-size: 18px; margin: 6px 0 0; opacity: .7; }
+#prompt textarea { font-size: 20px; }
+#words { gap: 8px; flex-wrap: wrap; }
+#words button { flex: 0 0 auto; min-width: 0; width: auto; padding: 7px 14px; border-radius: 99px; font-size: 16px; }
+#settings { gap: 18px; padding-top: 10px; }
+#seed { align-items: end; gap: 10px; flex-wrap: nowrap; }
+#seed button { flex: 0 0 auto; width: auto; min-width: 0; height: 48px; padding: 0 18px; font-size: 16px; }
+#pictures { overflow: visible; }
+#pictures .grid-wrap { max-height: none; overflow: visible; padding: 0; }
+#pictures .grid-container { gap: 12px; grid-template-columns: repeat(2, 1fr); grid-template-rows: none; }
+#pictures .grid-container:has(> :only-child) { grid-template-columns: 1fr; }
+#pictures .grid-container:has(> :nth-child(5)) { grid-template-columns: repeat(3, 1fr); }
+#pictures .grid-container:has(> :nth-child(9)) { grid-template-columns: repeat(4, 1fr); }
+#pictures .empty { min-height: 420px; border: 1px dashed var(--border-color-primary); border-radius: 12px; }
+#pictures .icon-button-wrapper { background: var(--background-fill-primary); }
+#pictures .wrap.full:not(.hide) { background: color-mix(in srgb, var(--body-background-fill) 88%, transparent); }
+#pictures .wrap.full, #pictures .wrap.full * { font-family: var(--font); font-size: 17px; }
+#drawn { text-align: center; opacity: .75; overflow-wrap: anywhere; }
+.results { min-width: 0; }
+.results .prose table { display: block; max-width: 100%; overflow-x: auto; margin: 14px 0; border: 0; font-size: 15px }
+.results .prose tr { border: 0; }
+.results .prose :is(th, td) {
+  padding: 7px 16px 7px 0; border: 0; border-bottom: 1px solid var(--border-color-primary);
+  overflow-wrap: normal; word-break: normal;
+}
+@media (max-width: 640px) {
+  .gradio-container.gradio-container { padding: 0 16px 28px; }
+  #head { padding-top: 16px; }
+  #head h1 { font-size: 28px; }
+  #pictures#pictures .grid-container:has(> :nth-child(2)) { grid-template-columns: repeat(2, 1fr); }
+  #pictures .empty { min-height: 260px; }
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -53,30 +145,30 @@ class Card:
     """What the page shows of a model card.
 
     Attributes:
-        prompts: texts of the card's samples, one for each class that the model knows.
-        results: Markdown of the part on results, without pictures; "" if there is none.
-        pictures: (file, caption) of the pictures in that part.
+        samples: (file, prompt) of the card's pictures, one for each class that the model knows.
+        results: (Markdown, picture that follows it or None) in the order of the part on results; empty without one.
     """
 
-    prompts: list[str]
-    results: str
-    pictures: list[tuple[str, str]]
+    samples: list[tuple[str, str]]
+    results: list[tuple[str, str | None]]
 
 
 def read_card(model: str) -> Card:
     """The card in the pipeline folder `model`, or of the model of that id on the Hub; empty if there is none."""
     folder = Path(model)
     if not folder.is_dir():
-        folder = Path(snapshot_download(model, allow_patterns=["README.md", "evaluation/**"]))
+        folder = Path(snapshot_download(model, allow_patterns=["README.md", "samples/*", "evaluation/**"]))
     if not (folder / "README.md").is_file():
-        return Card([], "", [])
+        return Card([], [])
     card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
-    prompts = [sample["text"] for sample in card.data.to_dict().get("widget", []) if sample["text"]]
-    part = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
-    results = part[1] if part else ""
-    picture = re.compile(r"!\[(.*?)\]\((.*?)\)")
-    pictures = [(str(folder / path), caption) for caption, path in picture.findall(results)]
-    return Card(prompts, picture.sub("", results), pictures)
+    widget = card.data.to_dict().get("widget", [])
+    samples = [(str(folder / sample["output"]["url"]), sample["text"]) for sample in widget]
+    found = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
+    if not found:
+        return Card(samples, [])
+    texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, picture, text, …, text
+    pictures = [str(folder / unquote(path)) for path in texts[1::2]]
+    return Card(samples, [*zip_longest(texts[::2], pictures)])
 
 
 def wrong_inputs(pipeline: DiffusionPipeline, prompt: str, seed: float | None) -> tuple[str, str]:
@@ -151,39 +243,63 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
         return [gr.validate(not message, message) for message in messages]
 
     def on_draw(prompt, number, seed, guidance, steps, progress=gr.Progress()):  # noqa: B008 - gradio's way
+        def on_step(done: int) -> None:
+            progress(done / steps, desc=f"step {done} of {steps}")
+
         seed = int(seed)
+        pictures = draw(pipeline, prompt, number, seed, guidance, steps, on_step)
         settings = {"prompt": prompt, "model": name, "guidance": guidance, "steps": steps}
-        pictures = draw(
-            pipeline, prompt, number, seed, guidance, steps, lambda done: progress((done, steps), unit="steps")
-        )
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
-        drawn = f"<p>{html.escape(prompt)} · {seeds} · guidance {guidance:g} · {steps} steps</p>"
+        drawn = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
-            yield [*save(pictures, Path(folder), seed, settings)], drawn
+            yield [*save(pictures, Path(folder), seed, settings)], html.escape(drawn)
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        gr.HTML(f"<header><h1>{html.escape(name)}</h1></header>")
+        known = ", or choose what this model has learned" if prompts else ""
+        gr.HTML(
+            f"<h1>{html.escape(name)}</h1><p>Write what you would like to see{known}.</p>",
+            elem_id="head",
+            padding=False,
+        )
         with gr.Tab("Draw"), gr.Row():
             with gr.Column(scale=2, min_width=320):
-                prompt = gr.Textbox(label="Prompt", max_lines=3)
-                with gr.Row():
+                prompt = gr.Textbox(label="Prompt", lines=1, max_lines=4, elem_id="prompt")
+                with gr.Row(elem_id="words"):
                     for text in prompts:
-                        button = gr.Button(text, size="sm", min_width=60)
-                        button.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
-                number = gr.Slider(1, MOST_PICTURES, 4, step=1, precision=0, label="Pictures")
-                with gr.Row():
-                    seed = gr.Number(0, label="Seed")
-                    dice = gr.Button("🎲", min_width=60)
-                guidance = gr.Slider(1, MOST_GUIDANCE, GUIDANCE, step=0.1, label="Guidance")
-                steps = gr.Slider(1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps")
-                button = gr.Button("Draw", variant="primary")
+                        word = gr.Button(text, size="sm")
+                        word.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
+                button = gr.Button("Draw", variant="primary", size="lg")
+                with gr.Column(elem_id="settings"):
+                    number = gr.Slider(1, MOST_PICTURES, 4, step=1, precision=0, label="Pictures", buttons=[])
+                    with gr.Row(elem_id="seed"):
+                        seed = gr.Number(0, label="Seed", min_width=120)
+                        dice = gr.Button("⚄ Roll")
+                    guidance = gr.Slider(
+                        1,
+                        MOST_GUIDANCE,
+                        GUIDANCE,
+                        step=0.1,
+                        label="Guidance: closeness to the prompt",
+                        buttons=[],
+                    )
+                    steps = gr.Slider(
+                        1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
+                    )
             with gr.Column(scale=3, min_width=320):
-                gallery = gr.Gallery(show_label=False, buttons=["download", "download_all", "fullscreen"])
-                drawn = gr.HTML()
+                gallery = gr.Gallery(
+                    card.samples or None,
+                    show_label=False,
+                    elem_id="pictures",
+                    buttons=["download", "download_all", "fullscreen"],
+                )
+                drawn = gr.HTML("Samples from the model card" if card.samples else "", elem_id="drawn")
         with gr.Tab("Results"):
-            gr.Markdown(card.results or "This model has no card with results.")
-            if card.pictures:
-                gr.Gallery(card.pictures, show_label=False)
+            for text, picture in card.results:
+                gr.Markdown(text, elem_classes="results")
+                if picture:
+                    gr.Image(picture, show_label=False, interactive=False, buttons=["fullscreen"], height=480)
+            if not card.results:
+                gr.Markdown("No results: this model comes without a card. `animal-ldm evaluate` measures it.")
 
         roll = f"() => Math.floor(Math.random() * {LARGEST_SEED + 1})"
         dice.click(None, None, seed, js=roll, api_visibility="private")
@@ -195,6 +311,7 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             validator=check,
             concurrency_limit=1,
             show_progress_on=gallery,
+            scroll_to_output=True,
             api_name="draw",
         )
     return page
@@ -212,7 +329,8 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(model)
     pipeline.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     card = read_card(model)
-    serve(build_page(pipeline, model.split("/")[-1], card.prompts, card))
+    prompts = [prompt for _, prompt in card.samples if prompt]
+    serve(build_page(pipeline, model.split("/")[-1], prompts, card))
 
 
 if __name__ == "__main__":
