@@ -1,4 +1,4 @@
-"""Publish a trained pipeline, or a prepared dataset, on the Hub: `push_to_hub.py MODEL --repo_id user/name`.
+"""Publish a trained pipeline, a prepared dataset or the demo on the Hub: `push_to_hub.py MODEL --repo_id user/name`.
 
 folder -> staged (allow-list, card) -> tried in a fresh process -> compared with the Hub -> what differs is committed.
 """
@@ -18,7 +18,7 @@ from animal_ldm.errors import InputError
 
 @dataclass(frozen=True)
 class PushArguments:
-    """Publish a trained pipeline with its card, or with --dataset a prepared dataset, on the Hugging Face Hub.
+    """Publish a trained pipeline with its card, a prepared dataset (--dataset) or the demo (--space) on the Hub.
 
     Only the files of the model, its card, reports and pictures go up; files that the repository has beside them stay.
     A push that died is taken up by the next one, and a push of what is there already changes nothing. The access token
@@ -29,12 +29,14 @@ class PushArguments:
     else's commits or tags, 9 refused.
     """
 
-    # Where to publish: user/name or organisation/name.
+    # Where to publish: user/name or organisation/name. With --space: the published model that the Space draws with.
     repo_id: str
     # Pipeline folder, as `animal-ldm train` writes it.
     model: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="MODEL")]] = None
     # Publish this prepared dataset instead of a model.
     dataset: Path | None = None
+    # Publish the demo instead, as the Space of this name (of the model's owner), or owner/name.
+    space: str | None = None
     # Folders that `animal-ldm evaluate` wrote, one per extractor. Default: evaluation/MODEL, if it is there.
     results: tuple[Path, ...] = ()
     # Prepared dataset that the model was trained on: its card says what the photos' terms are.
@@ -83,24 +85,18 @@ def main(argv: list[str] | None = None) -> None:
     from huggingface_hub import HfApi
 
     from animal_ldm import __version__
-    from animal_ldm.publishing.hub import HubError, Target, check_access, check_target
+    from animal_ldm.publishing.hub import HubError, Target, check_access, check_model, check_target
 
     arguments = parse(PushArguments, argv, prog="animal-ldm push")
     try:
-        if (arguments.model is None) == (arguments.dataset is None):
-            raise InputError("Give either MODEL, a pipeline folder, or --dataset, a prepared dataset.")
-        target = Target(
-            repo_id=arguments.repo_id,
-            repo_type="dataset" if arguments.dataset else "model",
-            private=arguments.private,
-            revision=arguments.revision,
-            create_pr=arguments.create_pr,
-            tag=arguments.tag,
-        )
+        target = target_of(arguments)
         check_target(target)
+        check_target(Target(arguments.repo_id))
         api = HfApi(library_name="animal-ldm", library_version=__version__)
         if not arguments.dry_run:
             check_access(target, api)
+            if arguments.space:
+                check_model(arguments.repo_id, target, api)
         with tempfile.TemporaryDirectory(prefix="animal-ldm-push-") as temporary:
             folder = staging_folder(arguments.staged or Path(temporary))
             stage(arguments, folder)
@@ -113,6 +109,25 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
+def target_of(arguments: PushArguments):
+    from animal_ldm.publishing.hub import Target
+
+    if sum(given is not None for given in (arguments.model, arguments.dataset, arguments.space)) != 1:
+        raise InputError("Give one of MODEL, a pipeline folder, --dataset, a prepared dataset, and --space, a name.")
+    repo_id, repo_type = arguments.repo_id, "dataset" if arguments.dataset else "model"
+    if arguments.space:
+        owner = arguments.repo_id.split("/")[0]
+        repo_id, repo_type = arguments.space if "/" in arguments.space else f"{owner}/{arguments.space}", "space"
+    return Target(
+        repo_id=repo_id,
+        repo_type=repo_type,
+        private=arguments.private,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        tag=arguments.tag,
+    )
+
+
 def staging_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -121,11 +136,15 @@ def staging_folder(folder: Path) -> Path:
 
 
 def stage(arguments: PushArguments, folder: Path) -> None:
-    from animal_ldm.publishing.staging import stage_dataset, stage_model
+    from animal_ldm.publishing.staging import stage_dataset, stage_model, stage_space
 
     if arguments.dataset:
         print(f"staging {arguments.dataset}")
         stage_dataset(arguments.dataset, folder)
+        return
+    if arguments.space:
+        print(f"staging the demo, to draw with {arguments.repo_id}")
+        stage_space(arguments.repo_id, arguments.license, folder)
         return
     results = arguments.results
     default = Path("evaluation") / arguments.model.resolve().name

@@ -1,12 +1,14 @@
 """The card of a prepared dataset, and the sheet of photos on it. All prose is in `dataset_card_template.md`."""
 
-import re
 from io import BytesIO
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
+
+from ..markdown import Markdown, one_line, render
+
+TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 
 SHEET_COLUMNS = 8
 SHEET_ROWS = 60  # classes; a JPEG cannot be higher than 65,535 pixels
@@ -30,15 +32,13 @@ SKIP_REASONS = {
 
 def dataset_card(report: dict) -> str:
     """The card's Markdown for a `preparation_report.json`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["escaped"] = escape_markdown
+    train = {name: count["train"] for name, count in report["classes"].items()}
     metadata = DatasetCardData(
-        license=report["arguments"]["licence"] or "unknown",
+        license=one_line(report["arguments"]["licence"] or "unknown"),
+        language=None if report["captions"]["own"] else ["en"],  # the templates' language
         task_categories=["text-to-image"],
         size_categories=[size_category(report["train"] + report["validation"])],
-        pretty_name=f"{report['source']}, prepared at {report['arguments']['image_size']} px",
+        pretty_name=f"{one_line(report['source'])}, prepared at {report['arguments']['image_size']} px",
         configs=[
             {
                 "config_name": "default",
@@ -48,17 +48,18 @@ def dataset_card(report: dict) -> str:
             }
         ],
     )
-    template = environment.get_template("dataset_card_template.md")
-    return template.render(metadata=metadata.to_yaml(), skip_reasons=SKIP_REASONS, **report) + "\n"
+    return render(
+        TEMPLATE.read_text(encoding="utf-8"),
+        metadata=Markdown(metadata.to_yaml()),
+        skip_reasons=SKIP_REASONS,
+        largest=max(train, key=train.get),
+        smallest=min(train, key=train.get),
+        **report,
+    )
 
 
 def size_category(number: int) -> str:
     return next((name for bound, name in SIZE_CATEGORIES.items() if number < bound), "n>1M")
-
-
-def escape_markdown(text: str) -> str:
-    """Free text as it stands: no markup, no HTML, no table cell or line of its own."""
-    return re.sub(r"([\\`*_{}\[\]()<>#|!&~])", r"\\\1", " ".join(str(text).split()))
 
 
 def contact_sheet(photos_by_class: dict[str, list[Path]]) -> bytes:

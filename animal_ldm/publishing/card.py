@@ -3,18 +3,23 @@
 A number that neither file holds is "not measured", with the command that measures it.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePath
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData, SpaceCardData
 
 from ..errors import InputError
-from .markdown import Markdown, one_line, render
+from ..markdown import Markdown, one_line, render
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
+SPACE_TEMPLATE = Path(__file__).with_name("space_card_template.md")
+
+SPACE_PYTHON = "3.12"  # the Hub's default is older than this package takes
 
 RESULTS_SCHEMA = 1
 REPORT_FIELDS = ("arguments", "images_seen", "classes", "wall_time_seconds", "co2_kg", "hardware", "versions")
@@ -95,10 +100,10 @@ def model_card(
     missing = set(REPORT_FIELDS) - set(report)
     if missing:
         raise InputError(f"training_report.json lacks {', '.join(sorted(missing))}; it must be the training's own.")
-    metadata = card_data(statements, report, evaluations, samples)
+    data = card_data(statements, report, evaluations, samples)
     return render(
         TEMPLATE.read_text(encoding="utf-8"),
-        card_data=Markdown(metadata.to_yaml()),
+        card_data=Markdown(data.to_yaml()),
         repo_id=Markdown(statements.repo_id),  # holds no markup but _, which is plain within a name
         statements=statements,
         report=report,
@@ -113,9 +118,45 @@ def model_card(
         samples=samples,
         model=model,
         parameters=sum(model["parameters"].values()),
-        carbon_grams=carbon_grams(report),
-        machine=machine(report["hardware"]),
+        runs=runs(report),
         file_size=file_size,
+        requirements=Markdown(" ".join(map(json.dumps, requirements(("diffusers", "transformers", "torch"))))),
+    )
+
+
+def requirements(names: Sequence[str]) -> list[str]:
+    """The libraries, each with the versions that this package asks for: "diffusers>=0.42"."""
+    asked = {re.match(r"[\w.-]+", line)[0]: line for line in metadata.requires("animal-ldm")}
+    return [asked[name] for name in names]
+
+
+def space_card(model: str, license: str, gradio: str) -> str:
+    """README.md of a Space, whose `models` tell the demo what to draw with.
+
+    Args:
+        model: id on the Hub.
+        gradio: its version.
+    """
+    name = model.split("/")[1]
+    data = SpaceCardData(
+        title=name,
+        emoji="🦓",
+        colorFrom="yellow",
+        colorTo="gray",
+        sdk="gradio",
+        sdk_version=gradio,
+        python_version=SPACE_PYTHON,
+        app_file="app.py",
+        pinned=False,
+        license=license,
+        models=[model],
+        short_description="Draws animals from a few words",
+    )
+    return render(
+        SPACE_TEMPLATE.read_text(encoding="utf-8"),
+        card_data=Markdown(data.to_yaml()),
+        name=Markdown(name),
+        model=Markdown(model),
     )
 
 
@@ -123,15 +164,15 @@ def card_data(
     statements: Statements, report: dict, evaluations: Sequence[Evaluation], samples: Sequence[Sample]
 ) -> ModelCardData:
     """The metadata above the card. Free texts lose their line breaks; YAML's own quoting does the rest."""
-    grams = carbon_grams(report)
+    *parts, cost = runs(report)
     carbon = None
-    if grams is not None:
+    if cost["grams"] is not None:
         carbon = {
-            "emissions": grams,
-            "source": one_line(report["co2_source"]),
+            "emissions": round(cost["grams"], 3),
+            "source": one_line(f"{report['co2_source']}; training of {' and '.join(part['name'] for part in parts)}"),
             "training_type": "pre-training",
             "geographical_location": one_line(statements.region),
-            "hardware_used": one_line(machine(report["hardware"])),
+            "hardware_used": one_line(cost["machine"]),
         }
     results = [result for evaluation in evaluations for result in eval_results(statements, evaluation.results)]
     return ModelCardData(
@@ -273,9 +314,34 @@ def without_folders(value):
     return value
 
 
-def carbon_grams(report: dict) -> float | None:
-    """CO2-equivalents of the training, in grams as the Hub counts; None where they were not measured."""
-    return None if report["co2_kg"] == NOT_MEASURED else round(1000 * report["co2_kg"], 3)
+def runs(report: dict) -> list[dict]:
+    """What each run behind the model cost: the UNet's, its autoencoder's if that is known, and last their sum.
+
+    Returns:
+        name; machine; images seen; hours; kwh; grams of CO2-equivalents, as the Hub counts. None: not measured.
+    """
+    reports = {"text-to-image model": report} | (
+        {"autoencoder": found} if (found := report.get("autoencoder")) else {}
+    )
+    costs = [
+        {
+            "name": name,
+            "machine": machine(found["hardware"]),
+            "images": found["images_seen"],
+            "hours": found["wall_time_seconds"] / 3600,
+            "kwh": None if found["energy_kwh"] == NOT_MEASURED else found["energy_kwh"],
+            "grams": None if found["co2_kg"] == NOT_MEASURED else 1000 * found["co2_kg"],
+        }
+        for name, found in reports.items()
+    ]
+    machines = "; ".join(dict.fromkeys(cost["machine"] for cost in costs))
+    sums = {name: total([cost[name] for cost in costs]) for name in ("images", "hours", "kwh", "grams")}
+    return [*costs, {"name": "together", "machine": machines, **sums}]
+
+
+def total(amounts: Sequence[float | None]) -> float | None:
+    """Their sum, None if any is."""
+    return None if None in amounts else sum(amounts)
 
 
 def machine(hardware: dict) -> str:

@@ -72,6 +72,11 @@ class Target:
         """`owner/name`, or `datasets/owner/name`, as in the Hub's URLs."""
         return self.repo_id if self.repo_type == "model" else f"{self.repo_type}s/{self.repo_id}"
 
+    @property
+    def option(self) -> str:
+        """The argument that names the repository."""
+        return "--space" if self.repo_type == "space" else "--repo_id"
+
 
 @dataclass(frozen=True)
 class StagedFile:
@@ -124,9 +129,9 @@ def check_target(target: Target) -> None:
     try:
         validate_repo_id(target.repo_id)
     except HFValidationError as error:
-        raise HubError(f"--repo_id {target.repo_id!r} is no name the Hub takes: {error}", WRONG_NAME) from error
+        raise HubError(f"{target.option} {target.repo_id!r} is no name the Hub takes: {error}", WRONG_NAME) from error
     if "/" not in target.repo_id:
-        raise HubError(f"--repo_id must be owner/name, such as user/{target.repo_id}.", WRONG_NAME)
+        raise HubError(f"{target.option} must be owner/name, such as user/{target.repo_id}.", WRONG_NAME)
     if target.create_pr and (target.revision or target.tag):
         raise HubError("--create_pr goes to a branch of its own; leave --revision and --tag out.", WRONG_NAME)
 
@@ -161,6 +166,27 @@ def check_access(
     persist(look, target, say, pauses)
 
 
+def check_model(
+    model: str, target: Target, api: HfApi, say: Callable[[str], None] = print, pauses: Sequence[float] = PAUSES
+) -> None:
+    """Raise a `HubError` unless a Space can draw with `model`: it is on the Hub, and public."""
+
+    def look() -> None:
+        try:
+            private = api.repo_info(model).private
+        except RepositoryNotFoundError as error:
+            raise HubError(
+                f"The Hub has no model {model} for the Space to draw with; push the model first.", WRONG_NAME
+            ) from error
+        if private and not target.private:
+            raise HubError(
+                f"{model} is private, so a public Space would show what nobody else may see; push it with --private.",
+                REFUSED,
+            )
+
+    persist(look, target, say, pauses)
+
+
 def persist(work: Callable[[], Result], target: Target, say: Callable[[str], None], pauses: Sequence[float]) -> Result:
     """`work()`, tried again after each of `pauses` seconds while it fails for what may pass."""
     pauses = [*pauses]
@@ -180,7 +206,13 @@ def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Calla
     """One try of `publish`, from the beginning; what earlier ones achieved is found on the Hub."""
     user = api.whoami()["name"]
     if not repository_exists(target, api):
-        api.create_repo(target.repo_id, repo_type=target.repo_type, private=target.private, exist_ok=True)
+        api.create_repo(
+            target.repo_id,
+            repo_type=target.repo_type,
+            private=target.private,
+            exist_ok=True,
+            space_sdk="gradio" if target.repo_type == "space" else None,
+        )
     revision, pull_request = target_revision(files, target, api, user)
     changed = 0
     head, remote = remote_tree(target, api, revision)
@@ -224,14 +256,15 @@ def repository_exists(target: Target, api: HfApi) -> bool:
         for other in REPO_TYPES:
             if other != target.repo_type and api.repo_exists(target.repo_id, repo_type=other):
                 raise HubError(
-                    f"{target.repo_id} is a {other} on the Hub, not a {target.repo_type}; choose another --repo_id.",
+                    f"{target.repo_id} is a {other} on the Hub, not a {target.repo_type};"
+                    f" choose another {target.option}.",
                     OTHER_TYPE,
                 ) from None
         return False
     if target.private and not there.private:
         raise HubError(
             f"{target.repo_id} is public already, and a push does not change that; leave --private out, choose"
-            " another --repo_id, or make it private in its settings.",
+            f" another {target.option}, or make it private in its settings.",
             REFUSED,
         )
     return True
@@ -374,13 +407,15 @@ def reason(error: BaseException) -> str:
 
 
 def server_message(response) -> str:
-    message = response.headers.get("X-Error-Message")
-    if message is None:
-        try:
-            message = response.json().get("error")
-        except ValueError:
-            message = None
-    return message or response.reason_phrase
+    """What the Hub says of its refusal: in a header, as the reply's error, or as a list of a card's errors."""
+    if message := response.headers.get("X-Error-Message"):
+        return message
+    try:
+        said = response.json()
+    except ValueError:
+        return response.reason_phrase
+    errors = [found["message"].rstrip(".") for found in said.get("errors", ())]
+    return said.get("error") or "; ".join(errors) or response.reason_phrase
 
 
 def asked_pause(error: Exception, otherwise: float) -> float:

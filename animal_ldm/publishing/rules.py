@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -32,6 +32,10 @@ SIZES = frozenset(
     "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T n>1T".split()  # noqa: SIM905
 )
 
+# https://huggingface.co/docs/hub/spaces-config-reference
+COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+LONGEST_DESCRIPTION = 60  # characters
+
 # `![alt](path)` and `[text](path)` in a card's body, and code, within which they mean nothing
 CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 REFERENCE = re.compile(r"(?<!\\)\]\(([^)\s]+)\)")
@@ -42,20 +46,25 @@ def check_card(content: str, repo_type: str, folder: Path) -> None:
 
     Args:
         content: the whole README.md.
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space".
 
     Raises:
         InputError: lists everything that is wrong.
     """
-    card_class = ModelCard if repo_type == "model" else DatasetCard
+    card_class, problems = {
+        "model": (ModelCard, model_problems),
+        "dataset": (DatasetCard, dataset_problems),
+        "space": (SpaceCard, space_problems),
+    }[repo_type]
     if not content.startswith("---\n"):
         raise InputError("The card must begin with its metadata between two lines of ---.")
     card = card_class(content)
     if str(card) != content:
         raise InputError("The card's metadata changes when it is read and written again.")
-    wrong = [*common_problems(card.data.to_dict())]
-    wrong += model_problems(card.data.to_dict()) if repo_type == "model" else dataset_problems(card.data.to_dict())
-    wrong += file_problems(card, folder)
+    data = card.data.to_dict()
+    wrong = [*common_problems(data), *problems(data), *file_problems(card, folder)]
+    if repo_type == "space" and not (folder / data.get("app_file", "")).is_file():
+        wrong.append("app_file must be a file of the Space")
     if wrong:
         raise InputError("The card breaks the Hub's rules: " + "; ".join(wrong) + ".")
 
@@ -69,7 +78,7 @@ def common_problems(data: dict) -> Iterator[str]:
     for name in ("tags", "language", "datasets"):
         if not all(isinstance(value, str) and value for value in as_list(data.get(name))):
             yield f"{name} must be texts"
-    for name in ("datasets", "base_model"):
+    for name in ("datasets", "base_model", "models"):
         for value in as_list(data.get(name)):
             if not is_repo_id(value):
                 yield f"{name} {value!r} is no id on the Hub, such as owner/name"
@@ -104,7 +113,23 @@ def dataset_problems(data: dict) -> Iterator[str]:
             yield "a configuration needs config_name and data_files"
 
 
-def file_problems(card: ModelCard | DatasetCard, folder: Path) -> Iterator[str]:
+def space_problems(data: dict) -> Iterator[str]:
+    if data.get("sdk") != "gradio" or not re.fullmatch(r"\d+\.\d+\.\d+", str(data.get("sdk_version"))):
+        yield "sdk must be gradio, and sdk_version one of its releases, such as 6.0.0"
+    if not re.fullmatch(r"3\.\d+(\.\d+)?", str(data.get("python_version", "3.10"))):
+        yield "python_version must be a release of Python 3"
+    for name in ("colorFrom", "colorTo"):
+        if data.get(name) not in COLORS:
+            yield f"{name} must be one of {', '.join(COLORS)}"
+    if not data.get("title") or not data.get("emoji") or re.search(r"[\w\s]", data["emoji"]):
+        yield "a Space needs a title, and an emoji that is nothing else"
+    if len(data.get("short_description", "")) > LONGEST_DESCRIPTION:
+        yield f"short_description may have {LONGEST_DESCRIPTION} characters"
+    if not isinstance(data.get("pinned"), bool):
+        yield "pinned must be true or false"
+
+
+def file_problems(card: ModelCard | DatasetCard | SpaceCard, folder: Path) -> Iterator[str]:
     shown = [sample["output"]["url"] for sample in as_list(card.data.to_dict().get("widget"))]
     shown += REFERENCE.findall(CODE.sub("", card.text))
     for path in shown:

@@ -1,4 +1,4 @@
-"""From a pipeline folder, or a prepared dataset, to the exact files of a repository.
+"""From a pipeline folder, a prepared dataset, or the demo to the exact files of a repository.
 
 Only what an allow-list names is staged, and what names folders of the machine is taken out. A staged model then has to
 load and draw, in a process that knows nothing of this package, before anything is uploaded.
@@ -15,13 +15,25 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import DatasetCard
 
 from ..errors import InputError
-from .card import PICTURES, PICTURES_OF_PHOTOS, Evaluation, Sample, Statements, file_size, model_card, without_folders
+from .card import (
+    PICTURES,
+    PICTURES_OF_PHOTOS,
+    Evaluation,
+    Sample,
+    Statements,
+    file_size,
+    model_card,
+    requirements,
+    space_card,
+    without_folders,
+)
 from .rules import check_card
 
 if TYPE_CHECKING:  # torch and diffusers take seconds to import; `--help` needs neither
@@ -39,6 +51,9 @@ PIPELINE_FILE = "pipeline_animal_ldm.py"
 # With this class name, diffusers alone loads the model and runs no code of the repository. Our own class takes no
 # notice of it; with its own name, or the pair [file, class], one of the ways of loading would not work.
 PUBLISHED_CLASS = "StableDiffusionPipeline"
+
+DEMO = Path(__file__).parents[1] / "demo.py"
+SPACE_LIBRARIES = ("accelerate", "diffusers", "torch", "transformers")
 
 DATASET_FILES = ("contact_sheet.jpg", "preparation_report.json")
 
@@ -116,6 +131,28 @@ def stage_dataset(prepared: Path, out: Path) -> None:
     (out / "README.md").write_text(card, encoding="utf-8")
     check_card(card, "dataset", out)
     check_files(out)
+
+
+def stage_space(model: str, license: str, out: Path) -> None:
+    """Write the repository of a Space, in which the demo draws with `model` of the Hub, into the empty folder `out`.
+
+    Raises:
+        InputError: gradio is not installed, whose version the Space asks for.
+    """
+    shutil.copyfile(DEMO, out / "app.py")
+    (out / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements(SPACE_LIBRARIES)))
+    (out / "README.md").write_text(space_card(model, license, gradio_version()), encoding="utf-8")
+    check_card((out / "README.md").read_text(encoding="utf-8"), "space", out)
+    check_files(out)
+
+
+def gradio_version() -> str:
+    try:
+        return version("gradio")
+    except PackageNotFoundError as error:
+        raise InputError(
+            "A Space runs the version of gradio that is installed here, and none is: pip install 'animal-ldm[demo]'."
+        ) from error
 
 
 def photo_licence(prepared: Path | None) -> str:

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_" + "t" * 34
 STRANGER = "hf_" + "s" * 34  # the token of somebody without the right to write
 USERS = {TOKEN: "user", STRANGER: "stranger"}
 LFS_SUFFIXES = (".safetensors", ".png", ".jpg")
+SPACE_SDKS = ("gradio", "docker", "static")
 TREE_PAGE = 7  # entries per page of a tree, few, so that there are several pages
 LFS_PART = 100_000  # bytes of a part of a large upload
 TYPE = "(?P<kind>model|dataset|space)s"
@@ -48,6 +51,7 @@ class Repository:
     refs: dict[str, list[Commit]]  # "main", "refs/pr/1" -> commits, the oldest first
     tags: dict[str, str] = field(default_factory=dict)
     discussions: list[dict] = field(default_factory=list)
+    sdk: str | None = None  # of a Space
 
 
 @dataclass
@@ -121,9 +125,12 @@ class Hub:
 
     # --- the state ---
 
-    def create(self, kind: str, repo: str, private: bool = False) -> Repository:
+    def create(self, kind: str, repo: str, private: bool = False, sdk: str | None = None) -> Repository:
         start = {".gitattributes": small_file(b"*.safetensors filter=lfs\n")}
-        self.repositories[kind, repo] = Repository(private, {"main": [self.commit_of("initial commit", start, None)]})
+        if kind == "space":
+            start["README.md"] = small_file(f"---\ntitle: {repo}\nsdk: {sdk}\n---\n".encode())
+        first = self.commit_of("initial commit", start, None)
+        self.repositories[kind, repo] = Repository(private, {"main": [first]}, sdk=sdk)
         return self.repositories[kind, repo]
 
     def commit_of(self, title: str, tree: dict[str, File], parent: str | None) -> Commit:
@@ -290,13 +297,18 @@ class Handler(BaseHTTPRequestHandler):
             url = f"{self.hub.url}/{'' if kind == 'model' else kind + 's/'}{repo}"
             if (kind, repo) in self.hub.repositories:
                 return self.reply(409, {"error": f"You already created this {kind} repo", "url": url})
-            self.hub.create(kind, repo, asked.get("visibility") == "private")
+            if kind == "space" and asked.get("sdk") not in SPACE_SDKS:
+                raise HubError(400, f"a Space needs an sdk, one of {', '.join(SPACE_SDKS)}")
+            self.hub.create(kind, repo, asked.get("visibility") == "private", asked.get("sdk"))
         self.reply(200, {"url": url})
 
     def validate_yaml(self) -> None:
-        content = json.loads(self.body)["content"]
-        if not content.startswith("---\n"):
+        asked = json.loads(self.body)
+        if not asked["content"].startswith("---\n"):
             return self.reply(200, {"warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
+        data = yaml.safe_load(asked["content"].split("---\n")[1])
+        if asked["repoType"] == "space" and data.get("sdk") not in SPACE_SDKS:
+            return self.reply(400, {"errors": [{"message": '"sdk" must be one of the list'}], "warnings": []})
         self.reply(200, {"errors": [], "warnings": []})
 
     def info(self, kind: str, repo: str, revision: str = "main") -> None:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 
 from animal_ldm.errors import InputError
-from animal_ldm.publishing.card import Evaluation, Sample, Statements, carbon_grams, model_card
+from animal_ldm.publishing.card import Evaluation, Sample, Statements, model_card, runs, space_card
 from animal_ldm.publishing.rules import check_card
 
-from .test_markdown import HOSTILE
+from ..test_markdown import HOSTILE
 
 STATEMENTS = Statements(
     repo_id="user/my_model",
@@ -110,7 +110,8 @@ def test_what_was_not_measured_is_called_so_with_its_command(training_report, ev
         assert "--extractor inception" in cells[2]
     nothing = card_of(training_report | {"co2_kg": "not measured", "history": []})
     assert row(nothing, "recall, k=10")[2].startswith("not measured")
-    assert "**Carbon:** not measured (`animal-ldm train --country" in nothing
+    assert row(nothing, "text-to-image model")[-1] == "not measured"
+    assert "`--country FRA` (any country's code) of `animal-ldm train`" in nothing
     assert "Validation loss: not measured" in nothing
     assert "co2_eq_emissions" not in metadata(nothing)
     assert "model-index" not in metadata(nothing)
@@ -181,6 +182,22 @@ def test_hostile_free_text(training_report, evaluation, folder):
     assert metadata(card).keys() == metadata(card_of(training_report, [evaluation])).keys()
 
 
+def test_sweep_and_autoencoder_of_the_evaluation(training_report, evaluation):
+    points = [{"value": value, "metrics": copy.deepcopy(evaluation.results["metrics"])} for value in (1.0, 3.5)]
+    points[1]["metrics"][0]["value"] = 7.125
+    reconstructed = {"n": 24, "psnr": 21.5, "lpips": None, "labels": {"frechet_distance": "FD (squeezenet)"}}
+    reconstructed |= {"frechet_distance": 12.5, "recognised": 0.5, "recognised_photos": 0.75}
+    measured = {"sweep": {"parameter": "guidance_scale", "points": points}, "autoencoder": reconstructed}
+    card = card_of(training_report, [replace(evaluation, results=evaluation.results | measured)])
+    table = card.split("#### Along the guidance scale")[1].split("\n\n")[2].splitlines()
+    assert table[0] == "| metric | 1 | 3.5 | real photos |"
+    assert table[1] == "|---|---:|---:|---:|"
+    assert table[2].startswith(f"| FD (squeezenet) | {points[0]['metrics'][0]['value']:.4g} | 7.125 |")
+    assert len(table) == 2 + len(points[0]["metrics"])
+    assert "on 24 held-out photos: PSNR 21.5 dB, LPIPS not measured, FD (squeezenet) 12.5;" in card
+    assert "names 50% of the reconstructions rightly, 75% of the photos" in card
+
+
 def test_refuses_an_fid_of_other_features(training_report, evaluation):
     wrong = copy.deepcopy(evaluation)
     wrong.results["metrics"][1]["label"] = "FID, N→∞"
@@ -204,9 +221,40 @@ def test_refuses_other_schemas_and_half_reports(training_report, evaluation):
         card_of({name: value for name, value in training_report.items() if name != "versions"})
 
 
-def test_carbon_in_grams():
-    assert carbon_grams({"co2_kg": 0.0125}) == 12.5
-    assert carbon_grams({"co2_kg": "not measured"}) is None
+AUTOENCODER = {
+    "arguments": {"preset": "tiny"},
+    "images_seen": 24_000,
+    "wall_time_seconds": 1800.0,
+    "energy_kwh": 0.05,
+    "co2_kg": 0.0025,
+    "co2_source": "codecarbon 3.3.2, offline tracker, whole machine",
+    "hardware": {"cpu": "A CPU", "cpu_cores": 4, "gpus": ["A GPU"], "processes": 1},
+    "validation": {"psnr": 22.5, "lpips_squeeze": 0.125, "images": 123},
+}
+
+
+def test_cost_of_both_runs(training_report):
+    card = card_of(training_report | {"autoencoder": AUTOENCODER})
+    assert row(card, "text-to-image model")[1:] == ["4,800", "A CPU, 4 cores, no GPU", "1.50", "0.25 kWh", "12.5 g"]
+    assert row(card, "autoencoder")[1:] == ["24,000", "1 x A GPU", "0.50", "0.05 kWh", "2.5 g"]
+    assert row(card, "together")[3:] == ["2.00", "0.3 kWh", "15 g"]
+    carbon = metadata(card)["co2_eq_emissions"]
+    assert carbon["emissions"] == 15  # grams; the reports have kilograms
+    assert carbon["source"].endswith("training of text-to-image model and autoencoder")
+    assert carbon["hardware_used"] == "A CPU, 4 cores, no GPU; 1 x A GPU"
+    assert "PSNR 22.5 dB, LPIPS 0.125" in card
+    assert "no report of its training" not in card
+
+
+def test_cost_of_one_run_is_not_called_that_of_both(training_report):
+    card = card_of(training_report | {"autoencoder": None})
+    assert "| together |" not in card
+    assert "nor is the autoencoder: no report of its training was at hand" in card
+    unmeasured = AUTOENCODER | {"co2_kg": "not measured", "energy_kwh": "not measured"}
+    card = card_of(training_report | {"autoencoder": unmeasured})
+    assert row(card, "together")[3:] == ["2.00", "not measured", "not measured"]
+    assert "co2_eq_emissions" not in metadata(card)
+    assert runs(training_report)[-1]["grams"] == 12.5
 
 
 # --- the Hub's rules -------------------------------------------------------------------------------------------------
@@ -231,6 +279,33 @@ def test_rules_of_the_hub(training_report, folder, broken, message):
     text = f"---\n{yaml.dump(metadata(card) | broken, sort_keys=False).strip()}\n---\n{body}"
     with pytest.raises(InputError, match=message):
         check_card(str(ModelCard(text)), "model", folder)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"sdk": "streamlit"}, "sdk must be gradio"),
+        ({"sdk_version": ">=6"}, "one of its releases"),
+        ({"sdk_version": None}, "one of its releases"),
+        ({"colorFrom": "orange"}, "colorFrom must be one of red"),
+        ({"emoji": "zebra"}, "an emoji"),
+        ({"title": ""}, "needs a title"),
+        ({"short_description": "x" * 61}, "60 characters"),
+        ({"app_file": "main.py"}, "app_file must be a file"),
+        ({"python_version": "2.7"}, "release of Python 3"),
+        ({"pinned": "no"}, "pinned must be true or false"),
+        ({"license": "Public domain"}, "is no identifier"),
+        ({"models": ["/home/me/model"]}, "is no id on the Hub"),
+    ],
+)
+def test_rules_of_the_hub_for_spaces(tmp_path, broken, message):
+    (tmp_path / "app.py").write_text("")
+    card = space_card("user/my_model", "unlicense", "6.1.0")
+    check_card(card, "space", tmp_path)
+    body = card.split("\n---\n", 1)[1]
+    text = f"---\n{yaml.dump(metadata(card) | broken, sort_keys=False, allow_unicode=True).strip()}\n---\n{body}"
+    with pytest.raises(InputError, match=message):
+        check_card(str(SpaceCard(text)), "space", tmp_path)
 
 
 def test_pictures_must_be_there(training_report, evaluation, folder):

@@ -260,6 +260,15 @@ def test_no_right_to_write(hub, api, folder):
     assert hub.commits(REPO) == []
 
 
+@pytest.mark.parametrize("path", ["repos/create", "/preupload/", "objects/batch", "/commit/"])
+def test_right_to_write_is_taken_away_on_the_way(hub, api, folder, path):
+    hub.faults = [Fault("POST", path, "denied")]
+    assert failure(folder, MODEL, api).exit_code == NO_RIGHT
+    assert ("model", REPO) not in hub.repositories or hub.commits(REPO) == []
+    publish(folder, MODEL, api)
+    assert_published(hub, folder)
+
+
 def test_stranger_may_open_a_pull_request(hub, api, folder):
     hub.create("model", REPO)
     publish(folder, Target(REPO, create_pr=True), HfApi(endpoint=hub.url, token=STRANGER))

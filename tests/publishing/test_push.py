@@ -118,7 +118,7 @@ def test_exit_codes(model, hub, logged_in, no_smoke_test, capsys, monkeypatch, t
 
 
 def test_wrong_arguments(model, logged_in, tmp_path):
-    with pytest.raises(InputError, match="either MODEL"):
+    with pytest.raises(InputError, match="one of MODEL"):
         push_to_hub.main([*PUSH])
     with pytest.raises(InputError, match="must be an empty folder"):
         push_to_hub.main([str(model), *PUSH, "--staged", str(model)])

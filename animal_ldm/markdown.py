@@ -1,4 +1,4 @@
-"""Markdown from a template, into which the texts of users go as plain text."""
+"""Markdown from a template, into which the texts of users go as plain text. Every card is made with it."""
 
 import json
 import re

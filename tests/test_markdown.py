@@ -3,7 +3,7 @@
 import pytest
 from jinja2 import UndefinedError
 
-from animal_ldm.publishing.markdown import Markdown, code, link, render
+from animal_ldm.markdown import Markdown, code, link, render
 
 HOSTILE = "x | y\n---\n# Title\n<script>alert(1)</script> {{ 7 * 7 }} {% raw %} [a](b) `c` *d* ![e](f) $x$ ~~g~~"
 
