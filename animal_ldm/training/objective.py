@@ -22,9 +22,11 @@ class Denoiser(nn.Module):
         Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained along.
         """
         if self.text_encoder is not None:
-            # captions repeat within a batch: each distinct one is encoded once
+            # Captions repeat within a batch: each distinct one is encoded once. They are laid out by an embedding, for
+            # the gradients of indexing would be summed in whatever order the CPU's threads come.
             distinct, inverse = torch.unique(captions, dim=0, return_inverse=True)
-            captions = self.text_encoder(distinct)[0][inverse]
+            encoded = self.text_encoder(distinct)[0]  # (distinct, L, D)
+            captions = F.embedding(inverse, encoded.flatten(1)).unflatten(1, encoded.shape[1:])
         return self.unet(noisy_latents, timesteps, captions, return_dict=False)[0]
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from animal_ldm.training.objective import (
     Denoiser,
@@ -8,6 +9,7 @@ from animal_ldm.training.objective import (
     loss_weights,
     training_target,
 )
+from animal_ldm.training.text import build_text_encoder, build_tokenizer
 from tests.conftest import tiny_components
 
 
@@ -56,3 +58,25 @@ def test_denoiser_encodes_repeated_captions_as_if_each_were_encoded_alone():
     along = Denoiser(unet, text_encoder)(latents, timesteps, ids)
     frozen = Denoiser(unet, None)(latents, timesteps, text_encoder(ids)[0])
     torch.testing.assert_close(along, frozen)
+
+
+def test_gradients_of_repeated_captions_are_the_same_to_the_last_bit_with_several_threads():
+    """The gradient of a caption that stands in a batch many times is a sum, whose order must not be left to chance."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["a lion", "a wolf"])
+    text_encoder = build_text_encoder(tokenizer)
+    unet = UNet2DConditionModel.from_config({**tiny_components()["unet"].config, "cross_attention_dim": 128})
+    ids = tokenizer(["a lion", "a wolf"] * 16, padding="max_length", return_tensors="pt").input_ids
+    latents, timesteps = torch.randn(32, 4, 8, 8), torch.randint(1000, (32,))
+    denoiser = Denoiser(unet, text_encoder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        gradients = []
+        for _ in range(10):
+            denoiser.zero_grad()
+            denoiser(latents, timesteps, ids).square().mean().backward()
+            gradients.append(torch.cat([weight.grad.flatten() for weight in text_encoder.parameters()]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], gradient) for gradient in gradients)
