@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
-from diffusers.optimization import get_scheduler
 from diffusers.utils import make_image_grid
 from PIL import Image
 
@@ -40,7 +39,7 @@ from animal_ldm.training.objective import (
     training_target,
 )
 from animal_ldm.training.report import autoencoder_record
-from animal_ldm.training.run import Run, start_accelerator
+from animal_ldm.training.run import Run, learning_rate_schedule, start_accelerator
 from animal_ldm.training.stream import ImageStream, micro_batches, step_generator, step_seed
 from animal_ldm.training.text import Captions, load_text_encoder
 
@@ -247,7 +246,7 @@ def train(arguments: TrainingArguments) -> None:
     run = Run(
         accelerator,
         arguments,
-        identity={"data": splits["train"].fingerprint(), "vae": weights_digest(vae), "unet": arguments.unet},
+        identity={"data": splits["train"].fingerprint, "vae": weights_digest(vae), "unet": arguments.unet},
         batch_size=arguments.batch_size,
         total_images=round(arguments.num_epochs * len(splits["train"])),
     )
@@ -255,12 +254,7 @@ def train(arguments: TrainingArguments) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
     )
-    lr_scheduler = get_scheduler(
-        "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
-        optimizer,
-        num_warmup_steps=arguments.num_warmup_steps,
-        num_training_steps=run.total_steps,
-    )
+    lr_scheduler = learning_rate_schedule(optimizer, arguments, run.total_steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     ema = EMA(model.parameters(), arguments.ema_half_life)
     run.resume(model=model, optimizer=optimizer, lr_scheduler=lr_scheduler, ema=ema)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,9 @@ class PreparedSplit:
         with Image.open(self.folder / self.files[index]) as image:
             return np.asarray(image.convert("RGB"))
 
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all photos, in order; captions do not enter."""
+        """SHA-256 over names and bytes of all photos, in order; captions do not enter. Reads every photo, once."""
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(file.encode() + b"\0" + hashlib.sha256((self.folder / file).read_bytes()).digest())

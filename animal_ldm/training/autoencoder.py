@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch.nn import functional as F
 
@@ -24,7 +23,7 @@ from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from .ema import EMA
 from .models import build_autoencoder, load_component
 from .pixels import center_crop, pixel_array, random_crops, to_model_range, to_picture
-from .run import Run, start_accelerator
+from .run import Run, learning_rate_schedule, start_accelerator
 from .stream import ImageStream, micro_batches, step_generator
 
 
@@ -264,12 +263,7 @@ class Trainer:
             betas=(0.5, 0.9),
             weight_decay=0.0,
         )
-        self.lr_scheduler = get_scheduler(
-            "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
-            optimizer,
-            num_warmup_steps=arguments.num_warmup_steps,
-            num_training_steps=total_steps,
-        )
+        self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.model, self.judge, self.optimizer, self.discriminator_optimizer = accelerator.prepare(
             Reconstruction(vae), self.discriminator, optimizer, discriminator_optimizer
         )
@@ -373,7 +367,7 @@ def train(arguments: AutoencoderArguments) -> None:
     run = Run(
         accelerator,
         arguments,
-        identity={"data": train_split.fingerprint(), "vae": tuple(vae.config.block_out_channels)},
+        identity={"data": train_split.fingerprint, "vae": tuple(vae.config.block_out_channels)},
         batch_size=arguments.batch_size,
         total_images=round(arguments.num_epochs * len(train_split)),
     )

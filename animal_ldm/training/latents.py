@@ -41,7 +41,7 @@ def latent_moments(
 
     side = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(split), 2, 2, vae.config.latent_channels, side, side)
-    key = fingerprint("latents", split.fingerprint(), weights_digest(vae), image_size)
+    key = fingerprint("latents", split.fingerprint, weights_digest(vae), image_size)
     return cached_array(accelerator, cache_dir, key, shape, np.float16, encode, "encoding photos", chunk=32)
 
 

@@ -23,7 +23,7 @@ def pixel_array(accelerator: Accelerator, split: PreparedSplit, cache_dir: str) 
                 )
         return np.stack(images)
 
-    key = fingerprint("pixels", split.fingerprint())
+    key = fingerprint("pixels", split.fingerprint)
     return cached_array(accelerator, cache_dir, key, (len(split), *shape), np.uint8, read, "reading photos")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -25,6 +26,18 @@ def start_accelerator(output_dir: str, mixed_precision: str, report_to: str) -> 
     if trackers:
         accelerator.init_trackers("logs")
     return accelerator
+
+
+def learning_rate_schedule(
+    optimizer: torch.optim.Optimizer, arguments: Any, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm-up over `num_warmup_steps`, then constant or cosine; to be stepped once per optimizer step."""
+    return get_scheduler(
+        "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
+        optimizer,
+        num_warmup_steps=arguments.num_warmup_steps,
+        num_training_steps=total_steps,
+    )
 
 
 # Batches over which the logged training loss is averaged.

@@ -23,6 +23,8 @@ class ImageStream:
         groups = [np.flatnonzero(np.asarray(labels) == name) for name in sorted(set(labels))]
         self.groups = groups if balanced else [np.arange(len(labels))]
         self.seed = seed
+        # Permutations in use: making one anew for every image would cost O(dataset).
+        self._recent: dict[tuple[int, int, int], np.ndarray] = {}
 
     def indices(self, images_seen: int, count: int) -> np.ndarray:
         """Dataset indices of images `images_seen` … `images_seen + count - 1` of the stream, int64 `(count,)`."""
@@ -44,11 +46,6 @@ class ImageStream:
                 self._recent.clear()
             self._recent[key] = np.random.default_rng((self.seed, stream, int(epoch))).permutation(size)
         return self._recent[key]
-
-    @property
-    def _recent(self) -> dict:
-        # Permutations in use: recomputing one per image would cost O(dataset).
-        return self.__dict__.setdefault("_recent_permutations", {})
 
 
 def step_seed(seed: int, images_seen: int, stream: int = 0) -> int:
