@@ -6,7 +6,9 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+SRGB = ImageCms.createProfile("sRGB")
 
 
 class Box(NamedTuple):
@@ -38,11 +40,18 @@ class SkippedPhoto(Exception):
         self.reason, self.detail = reason, detail
 
 
-def open_photo(data: bytes) -> Image.Image:
-    """Decode a photo file to an upright RGB picture at its full size.
+class OpenedPhoto(NamedTuple):
+    """An upright sRGB picture; `profile_problem` says why its colour profile was left aside, "" where it was not."""
 
-    The EXIF orientation is applied, transparency is laid onto white, 16-bit grey is scaled to 8 bits, and of an
-    animation the first frame is taken.
+    image: Image.Image
+    profile_problem: str
+
+
+def open_photo(data: bytes) -> OpenedPhoto:
+    """Decode a photo file to an upright sRGB picture at its full size.
+
+    The EXIF orientation is applied, colours are brought from the photo's ICC profile, if it has one, to sRGB,
+    transparency is laid onto white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
 
     Raises:
         SkippedPhoto: `not_an_image`, `broken` (truncated or damaged) or `decompression_bomb` (above Pillow's limit of
@@ -63,13 +72,41 @@ def open_photo(data: bytes) -> Image.Image:
             raise SkippedPhoto("not_an_image", "floating-point pixels, whose range nobody knows")
         try:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_srgb(ImageOps.exif_transpose(image))
         except Exception as error:  # what a damaged file raises depends on Pillow's decoder for it
             raise SkippedPhoto("broken", describe(error)) from None
 
 
 def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def to_srgb(image: Image.Image) -> OpenedPhoto:
+    """With a profile that is broken, or made for another kind of picture, the colours stay as they are."""
+    problem = ""
+    profile = image.info.pop("icc_profile", None)
+    if profile:
+        try:
+            image = apply_profile(image, ImageCms.ImageCmsProfile(BytesIO(profile)))
+        except (OSError, ImageCms.PyCMSError) as error:
+            problem = describe(error)
+    return OpenedPhoto(to_rgb(image), problem)
+
+
+def apply_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    """Colours from `profile` to sRGB.
+
+    Raises:
+        ImageCms.PyCMSError: the profile does not go with the picture's mode.
+    """
+    space = profile.profile.xcolor_space.strip()
+    if space == "RGB" and image.mode != "CMYK":
+        image = to_rgb(image)
+    elif space == "GRAY" and Image.getmodebase(image.mode) == "L":
+        image = to_rgb(image).convert("L")
+    converted = ImageCms.profileToProfile(image, profile, SRGB, outputMode="RGB")
+    del converted.info["icc_profile"]  # sRGB is what a picture without a profile is in
+    return converted
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

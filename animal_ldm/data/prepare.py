@@ -289,6 +289,11 @@ def build_report(photos: list[Photo], records: list[dict], validation: set[int],
         "skipped_files": dict(sorted(skipped.items())),
         "boxes_of_other_classes": sum(record.get("boxes_of_other_classes", 0) for record in records),
         "wrong_label_lines": [line for record in records for line in record.get("wrong_label_lines", [])],
+        "wrong_colour_profiles": [
+            {"file": photo.name, "why": record["profile_problem"]}
+            for photo, record in zip(photos, records, strict=True)
+            if record.get("profile_problem")
+        ],
     }
 
 
@@ -309,6 +314,8 @@ def print_summary(out: Path) -> None:
         print(f"  skipped {number}: {reason.replace('_', ' ')}")
     if report["wrong_label_lines"]:
         print(f"  left out {len(report['wrong_label_lines'])} wrong label lines")
+    if report["wrong_colour_profiles"]:
+        print(f"  took {len(report['wrong_colour_profiles'])} photos with a broken colour profile as sRGB")
     print(f"  {REPORT} names the files, {CARD} describes the dataset, {CONTACT_SHEET} shows it")
 
 

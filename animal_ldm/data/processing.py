@@ -39,7 +39,7 @@ def process_photos(photos: list[Photo], processing: Processing, workers: int) ->
     """Write the square of every usable photo (`square_path`); return a record of every photo, in order.
 
     A record holds `skipped` and `detail` (why), or `digest`, `thumbnail` (hexadecimal), `crop`, `count` (animals that
-    the square shows, 0 where not known), `boxes_of_other_classes` and `wrong_label_lines`.
+    the square shows, 0 where not known), `boxes_of_other_classes`, `wrong_label_lines` and `profile_problem`.
     """
     work = processing.work
     chunks = [(start, photos[start : start + CHUNK_SIZE]) for start in range(0, len(photos), CHUNK_SIZE)]
@@ -106,7 +106,7 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> dict:
         data = processing.reader.photo_bytes(photo)
     except OSError as error:
         raise SkippedPhoto("unreadable", str(error)) from None
-    image = open_photo(data)
+    image, profile_problem = open_photo(data)
     if 2 * min(image.size) < processing.image_size:
         raise SkippedPhoto("too_small", "{} x {} pixels".format(*image.size))
     boxes, others, wrong_lines = read_boxes(*processing.reader.label_lines(photo), photo.label, Box(0, 0, *image.size))
@@ -127,6 +127,7 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> dict:
         "count": len(boxes) if all(visible(box, crop) for box in boxes) else 0,
         "boxes_of_other_classes": others,
         "wrong_label_lines": wrong_lines,
+        "profile_problem": profile_problem,
     }
 
 

@@ -2,7 +2,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from animal_ldm.data.photos import (
     Box,
@@ -32,7 +32,7 @@ def test_exif_orientation_is_applied():
     image = photo(1, 48, 40)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    upright = open_photo(encode(image, exif=exif))
+    upright = open_photo(encode(image, exif=exif)).image
     assert upright.size == (40, 48)
     np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(image), k=-1))
 
@@ -50,7 +50,7 @@ def test_exif_orientation_is_applied():
     ids=["transparent", "opaque", "grey with alpha", "black and white", "16-bit grey", "palette"],
 )
 def test_every_mode_becomes_rgb(image, expected):
-    opened = open_photo(encode(image))
+    opened = open_photo(encode(image)).image
     assert opened.mode == "RGB"
     assert middle_pixel(opened) == expected
 
@@ -58,12 +58,50 @@ def test_every_mode_becomes_rgb(image, expected):
 def test_a_transparent_palette_colour_becomes_white():
     image = Image.new("P", (8, 8), 0)
     image.putpalette([200, 0, 0, 0, 200, 0])
-    assert middle_pixel(open_photo(encode(image, transparency=0))) == (255, 255, 255)
+    assert middle_pixel(open_photo(encode(image, transparency=0)).image) == (255, 255, 255)
 
 
 def test_cmyk():
-    red, green, blue = middle_pixel(open_photo(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")))
+    red, green, blue = middle_pixel(open_photo(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).image)
     assert red > 200 and green < 60 and blue < 60
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+# The colours of red and green light exchanged.
+EXCHANGED = SRGB.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+
+
+def test_colours_are_brought_from_their_profile_to_srgb():
+    opened = open_photo(encode(Image.new("RGB", (8, 8), (200, 20, 90)), icc_profile=EXCHANGED))
+    assert opened.profile_problem == ""
+    np.testing.assert_allclose(middle_pixel(opened.image), (20, 200, 90), atol=2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_an_srgb_profile_changes_nothing_and_is_not_carried_along(mode):
+    image = photo(5).convert(mode)
+    opened = open_photo(encode(image, icc_profile=SRGB))
+    plain = open_photo(encode(image)).image
+    assert opened.profile_problem == "" and "icc_profile" not in opened.image.info
+    assert np.abs(np.asarray(opened.image).astype(int) - np.asarray(plain)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "profile"),
+    [
+        (photo(6), b"no profile"),
+        (photo(6), SRGB[: len(SRGB) // 2]),
+        (photo(6).convert("CMYK"), SRGB),
+    ],
+    ids=["junk", "truncated", "of another mode"],
+)
+def test_colours_with_a_broken_profile_stay_as_they_are(image, profile):
+    form = "JPEG" if image.mode == "CMYK" else "PNG"
+    opened = open_photo(encode(image, form, icc_profile=profile))
+    assert opened.profile_problem and "icc_profile" not in opened.image.info
+    assert pixel_digest(opened.image) == pixel_digest(open_photo(encode(image, form)).image)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +124,7 @@ def test_what_cannot_be_used_says_why(data, reason):
 
 def test_the_digest_is_of_pixels_not_of_files():
     image = photo(3)
-    assert pixel_digest(open_photo(encode(image))) == pixel_digest(open_photo(encode(image, "BMP")))
+    assert pixel_digest(open_photo(encode(image)).image) == pixel_digest(open_photo(encode(image, "BMP")).image)
     assert pixel_digest(image) != pixel_digest(photo(4))
     # The same bytes in another shape are another picture.
     assert pixel_digest(Image.new("RGB", (4, 2))) != pixel_digest(Image.new("RGB", (2, 4)))

@@ -111,6 +111,17 @@ def test_broken_photos_are_skipped_counted_and_named(tmp_path):
     assert report["skipped_files"]["near_duplicate"][0]["why"] == "nearly the same as cat/whole.jpg"
 
 
+def test_a_broken_colour_profile_is_counted_and_the_photo_is_kept(tmp_path):
+    cats = tmp_path / "pets" / "cat"
+    write_photos(cats, 5, first_seed=0)
+    photo(9).save(cats / "odd.png", icc_profile=b"no profile")
+    report = prepare(tmp_path / "pets", tmp_path / "out")
+    assert [problem["file"] for problem in report["wrong_colour_profiles"]] == ["cat/odd.png"]
+    assert report["train"] + report["validation"] == 6
+    squares = [PILImage.open(path) for path in (tmp_path / "out").rglob("cat/*.png")]
+    assert len(squares) == 6 and not any("icc_profile" in square.info for square in squares)
+
+
 def test_nothing_usable_is_bad_input(tmp_path):
     (tmp_path / "pets" / "cat").mkdir(parents=True)
     (tmp_path / "pets" / "cat" / "page.jpg").write_text("<html>")
