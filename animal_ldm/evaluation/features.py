@@ -16,6 +16,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from cleanfid.resize import make_resizer
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from ..digest import weights_digest
 from ..errors import InputError
+from ..generate import MODEL, model_folder
 from .images import Images
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
@@ -89,9 +91,11 @@ def load_extractor(name: str, weights: str | Path | None = None, device: str | t
     """The extractor of that name.
 
     Args:
-        name: `inception`, `squeezenet`, `dinov2`, `clip`, or the folder or Hub id of another transformers image model.
+        name: `inception`, `squeezenet`, `dinov2`, `clip`, `vae`, or the folder or Hub id of another transformers image
+            model.
         weights: `inception`: the TorchScript file; `squeezenet`: safetensors with torchvision's names; `dinov2` and
-            `clip`: a local folder in place of the Hub's. None fetches them.
+            `clip`: a local folder in place of the Hub's; `vae`: a pipeline's folder or Hub id. None fetches them, or
+            takes the released model's autoencoder.
         device: where the network runs.
 
     Raises:
@@ -102,6 +106,8 @@ def load_extractor(name: str, weights: str | Path | None = None, device: str | t
         return torchscript_extractor(name, inception_weights(weights), INCEPTION_SHA256, device)
     if name == "squeezenet":
         return squeezenet_extractor(weights, device)
+    if name == "vae":
+        return autoencoder_extractor(model_folder(str(weights or MODEL)), device)
     model_id = str(weights or HUB_MODELS.get(name, name))
     return transformers_extractor(Path(name).name if Path(name).is_dir() else name, model_id, device)
 
@@ -179,6 +185,25 @@ def squeezenet_extractor(weights: str | Path | None, device: torch.device) -> Ex
         return model(normalize(images)).mean((2, 3))
 
     return Extractor("squeezenet", weights_digest(model), 224, network, device)
+
+
+def autoencoder_extractor(model: str, device: torch.device) -> Extractor:
+    """Latents of a pipeline's own autoencoder, one number per channel and place.
+
+    It needs no download and sees colours and layout, hardly what is in a picture: for trying things out.
+    """
+    try:
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae").eval().to(device)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"expected a pipeline with an autoencoder in {model}, found none: {str(error).splitlines()[0]} Pass a "
+            "pipeline's folder with --extractor_weights"
+        ) from error
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        return vae.encode(images / 127.5 - 1).latent_dist.mode()
+
+    return Extractor("vae", weights_digest(vae), vae.config.sample_size, network, device)
 
 
 def transformers_extractor(name: str, model_id: str, device: torch.device) -> Extractor:

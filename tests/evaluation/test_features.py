@@ -19,6 +19,7 @@ from animal_ldm.evaluation.features import (
 )
 from animal_ldm.evaluation.images import Images, images_of_folder
 from animal_ldm.evaluation.metrics import frechet_distance_of_features
+from tests.conftest import tiny_vae
 
 
 def sha256(path) -> str:
@@ -126,6 +127,25 @@ def test_squeezenet_refuses_other_weights(tmp_path):
         load_extractor("squeezenet", tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="no such file"):
         load_extractor("squeezenet", tmp_path / "missing.safetensors")
+
+
+# autoencoder
+
+
+def test_vae_features_are_the_latents_of_a_pipelines_autoencoder(tmp_path):
+    vae = tiny_vae()
+    vae.save_pretrained(tmp_path / "pipeline" / "vae")
+    extractor = load_extractor("vae", tmp_path / "pipeline")
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        latents = vae.encode(images / 127.5 - 1).latent_dist.mode()
+    torch.testing.assert_close(extractor(images), latents.flatten(1), atol=1e-5, rtol=1e-5)
+    assert extractor.distance_name == "FD (vae)"
+
+
+def test_vae_features_need_a_pipeline(tmp_path):
+    with pytest.raises(InputError, match="--extractor_weights"):
+        load_extractor("vae", tmp_path)
 
 
 # transformers
