@@ -95,6 +95,11 @@ def plural_word(word: str) -> str:
     return word + "s"
 
 
+def may_be_plural(name: str) -> bool:
+    """Whether a class name looks like "cats", of which templates would make "a cats". A guess, for people to judge."""
+    return name.endswith("s") and not name.endswith(("ss", "us", "is", "ceros"))
+
+
 def caption(name: str, count: int, seed: int, photo: str) -> str:
     """The caption of one photo.
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from ..arguments import parse, positional
 from ..errors import InputError
-from .captions import caption
+from .captions import caption, may_be_plural, with_article
 from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
 from .duplicates import near_duplicates
 from .processing import Processing, process_photos, read_json, square_path, write_json, write_whole
@@ -285,6 +285,7 @@ def build_report(photos: list[Photo], records: list[dict], validation: set[int],
         "classes": dict(sorted(classes.items(), key=lambda item: (-item[1]["found"], item[0]))),
         "crops": crops,
         "captions": captions,
+        "possible_plurals": [name for name in sorted(classes) if captions["templates"] and may_be_plural(name)],
         "skipped": {reason: len(files) for reason, files in sorted(skipped.items())},
         "skipped_files": dict(sorted(skipped.items())),
         "boxes_of_other_classes": sum(record.get("boxes_of_other_classes", 0) for record in records),
@@ -316,6 +317,8 @@ def print_summary(out: Path) -> None:
         print(f"  left out {len(report['wrong_label_lines'])} wrong label lines")
     if report["wrong_colour_profiles"]:
         print(f"  took {len(report['wrong_colour_profiles'])} photos with a broken colour profile as sRGB")
+    for name in report["possible_plurals"]:
+        print(f"  is {name!r} a plural? Captions say {with_article(name)!r}: name the class in the singular if it is")
     print(f"  {REPORT} names the files, {CARD} describes the dataset, {CONTACT_SHEET} shows it")
 
 

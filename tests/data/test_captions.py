@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from animal_ldm.data.captions import caption, plural, with_article
+from animal_ldm.data.captions import caption, may_be_plural, plural, with_article
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,9 @@ def test_a_caption_depends_on_seed_and_photo_alone():
     first = [caption("lion", 1, 5, str(photo)) for photo in range(50)]
     assert first == [caption("lion", 1, 5, str(photo)) for photo in range(50)]
     assert first != [caption("lion", 1, 6, str(photo)) for photo in range(50)]
+
+
+def test_only_what_looks_like_a_plural_is_asked_about():
+    assert all(may_be_plural(name) for name in ("cats", "polar bears", "foxes", "wolves", "ponies"))
+    singular = ("cat", "glass", "octopus", "hippopotamus", "walrus", "mantis", "albatross", "rhinoceros", "sheep")
+    assert not any(may_be_plural(name) for name in singular)

@@ -122,6 +122,14 @@ def test_a_broken_colour_profile_is_counted_and_the_photo_is_kept(tmp_path):
     assert len(squares) == 6 and not any("icc_profile" in square.info for square in squares)
 
 
+def test_a_plural_class_is_asked_about_and_left_as_it_is(tmp_path, capsys):
+    for seed, name in enumerate(("cats", "octopus")):
+        write_photos(tmp_path / "pets" / name, 3, first_seed=100 * seed)
+    report = prepare(tmp_path / "pets", tmp_path / "out")
+    assert report["possible_plurals"] == ["cats"] and set(report["classes"]) == {"cats", "octopus"}
+    assert "is 'cats' a plural? Captions say 'a cats'" in capsys.readouterr().out
+
+
 def test_nothing_usable_is_bad_input(tmp_path):
     (tmp_path / "pets" / "cat").mkdir(parents=True)
     (tmp_path / "pets" / "cat" / "page.jpg").write_text("<html>")
