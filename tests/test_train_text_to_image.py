@@ -31,14 +31,8 @@ ROOT = Path(train_text_to_image.__file__).parent
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator_state():
-    """Accelerate keeps one state per process; tests that choose another precision need their own.
-
-    One thread: with several, sums are split differently from run to run, and equality to the last bit is lost.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Accelerate keeps one state per process; tests that choose another precision need their own."""
     yield
-    torch.set_num_threads(threads)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
