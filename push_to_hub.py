@@ -63,7 +63,7 @@ class PushArguments:
     region: str | None = None
     # Publish the evaluation's pictures that show training photos, too.
     publish_photos: bool = False
-    # Seed of the card's sample of every class.
+    # Seed of the card's sample of the first class; the other classes have those after it.
     seed: int = 0
     # Weights of half precision beside the others.
     variant: Literal["fp16"] | None = None

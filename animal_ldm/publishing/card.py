@@ -29,6 +29,8 @@ NOT_MEASURED = "not measured"
 BASELINE = {("frechet_distance", None): 172.5, ("precision", 10): 0.55, ("recall", 10): 0.225}
 BASELINE_NOTE = "extractor and N not stated"
 
+ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
+
 # The models of others that the training's defaults start from. Any other name may be a folder of the user's.
 KNOWN_BASE_MODELS = ("stabilityai/sd-vae-ft-mse", "openai/clip-vit-large-patch14")
 
@@ -108,9 +110,12 @@ def model_card(
         statements=statements,
         report=report,
         hyperparameters=hyperparameters(report["arguments"]),
+        autoencoder_hyperparameters=hyperparameters((report.get("autoencoder") or {}).get("arguments", {})),
         validation_losses=[point for point in report.get("history", []) if "validation/loss" in point],
         evaluations=evaluations,
-        rows=[*table_rows(evaluations)],
+        rows=(rows := [*table_rows(evaluations)]),
+        notes=notes(rows),
+        headline_notes=notes([row for row in rows if row["headline"]]),
         measures_fid=any(record["label"] == "FID" for found in evaluations for record in found.results["metrics"]),
         baseline=BASELINE,
         baseline_note=BASELINE_NOTE,
@@ -239,15 +244,26 @@ def table_rows(evaluations: Sequence[Evaluation]) -> Iterator[dict]:
                 "baseline": None if baseline is None else f"{baseline:g}",
                 "value": number(record["value"], record["std"]),
                 "better": record["better"],
+                "arrow": ARROWS[record["better"]],
+                "photos_value": None if photos is None else number(photos["value"]),
                 "photos": None if photos is None else f"{number(photos['value'])} (N={photos['n']:,})",
                 "same_n": None if same_n is None else number(same_n["value"], same_n["std"]),
                 "n": f"{record['n_generated']:,} / {record['n_real']:,}",
-                "k": record["k"],
                 "seed": record["seed"],
                 "extractor": record["extractor"]["name"],
                 "note": record["note"],
-                "headline": baseline is not None or record["name"] == "frechet_distance",
+                "headline": record["name"] in ("frechet_distance", "faithfulness")
+                or (record["name"], record["k"]) in BASELINE,
             }
+
+
+def notes(rows: Sequence[dict]) -> dict[str, list[str]]:
+    """How numbers must be read: {note: labels of the numbers}."""
+    noted = {}
+    for row in rows:
+        if row["note"]:
+            noted.setdefault(row["note"], []).append(row["label"])
+    return noted
 
 
 def eval_results(statements: Statements, results: dict) -> Iterator[EvalResult]:

@@ -81,7 +81,7 @@ def stage_model(
         results: folders that `animal-ldm evaluate` wrote.
         publish_photos: whether pictures of the evaluation that show training photos are published too.
         variant: "fp16" for weights of half precision beside the others.
-        seed: of the sample of every class that the card shows.
+        seed: of the first class's sample that the card shows; the others have those after it.
 
     Raises:
         InputError: the model, a report or the card is not fit to be published.
@@ -254,7 +254,7 @@ def stage_evaluation(
 def draw_samples(
     pipeline: "AnimalLDMPipeline", evaluations: Sequence[Evaluation], out: Path, seed: int
 ) -> list[Sample]:
-    """A picture of every class, from the same seed, with the settings of the first evaluation."""
+    """A picture of every class, from `seed` and those after it, with the settings of the first evaluation."""
     import torch
 
     from ..data.captions import with_article
@@ -270,10 +270,11 @@ def draw_samples(
     samples = []
     for name in pipeline.classes or [""]:
         prompt = with_article(name) if name else ""
+        own_seed = seed + len(samples)  # of its own: from one seed, the pictures of all classes look alike
         slug = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
         file = f"samples/{len(samples):02}-{slug or 'any'}.png"
-        pipeline(prompt, generator=torch.Generator().manual_seed(seed), **settings).images[0].save(out / file)
-        samples.append(Sample(name, prompt, file, seed, **settings))
+        pipeline(prompt, generator=torch.Generator().manual_seed(own_seed), **settings).images[0].save(out / file)
+        samples.append(Sample(name, prompt, file, own_seed, **settings))
     return samples
 
 

@@ -35,7 +35,7 @@ MODEL = {
     "prediction_type": "v_prediction",
 }
 SECTIONS = """
-Model Details; Model Description; Model Sources; Uses; Direct Use; Downstream Use; Out-of-Scope Use;
+At a Glance; Model Details; Model Description; Model Sources; Uses; Direct Use; Downstream Use; Out-of-Scope Use;
 Bias, Risks, and Limitations; Recommendations; How to Get Started with the Model; Training Details; Training Data;
 Training Procedure; Training Hyperparameters; Evaluation; Testing Data; Metrics; Results; Per class; Summary;
 Environmental Impact; Technical Specifications; Software; Citation; Model Card Contact
@@ -80,36 +80,53 @@ def test_every_measured_number_with_its_context(training_report, evaluation):
     for record in evaluation.results["metrics"]:
         name = record["label"]
         cells = row(card, name)
+        assert cells[1] == {"lower": "↓", "higher": "↑", "near real photos": "≈"}[record["better"]]
         assert cells[2] == f"{record['value']:.4g} ± {record['std']:.2g}"
-        assert cells[6] == f"{record['n_generated']:,} / {record['n_real']:,}"
-        assert cells[7] == str(record["k"] or "")
-        assert cells[8] == str(record["seed"])
-        assert cells[9] == "squeezenet"
         photos = record["real_photos"]
-        assert cells[4] == (f"{photos['value']:.4g} (N={photos['n']})" if photos else "not measured")
+        assert cells[3] == (f"{photos['value']:.4g} (N={photos['n']})" if photos else "not measured")
         same_n = record["same_n"]
-        assert cells[5] == (f"{same_n['value']:.4g} ± {same_n['std']:.2g}" if same_n else "")
-    assert evaluation.results["extractor"]["weights_digest"] in card
+        assert cells[4] == (f"{same_n['value']:.4g} ± {same_n['std']:.2g}" if same_n else "")
+        assert cells[6] == f"{record['n_generated']:,} / {record['n_real']:,}"
+        assert cells[7] == str(record["seed"])
+        assert cells[8] == "squeezenet"
+        if record["note"]:
+            notes = card.split("### Results")[1].splitlines()
+            assert any(name in line and record["note"][:20] in line for line in notes)
+    assert f"weights `{evaluation.results['extractor']['weights_digest'][:16]}…`" in card
+    assert evaluation.results["extractor"]["weights_digest"] in card.split("---\n")[1]
     for found in evaluation.results["per_class"]:
         assert f"{found['recognised']:.0%}" in row(card, found["label"])
 
 
 def test_baseline_is_marked_as_not_comparable(training_report, evaluation):
     card = card_of(training_report, [evaluation])
-    assert row(card, "FID")[1] == "172.5 (extractor and N not stated)"
-    assert row(card, "precision, k=10")[1] == "0.55 (extractor and N not stated)"
-    assert row(card, "recall, k=10")[1] == "0.225 (extractor and N not stated)"
-    assert row(card, "precision, k=3")[1] == ""
-    assert row(card, "FD (squeezenet)")[1] == ""  # no FID, so not beside one
+    assert row(card.split("### Results")[1], "FID")[5] == "172.5"
+    assert row(card, "precision, k=10")[5] == "0.55"
+    assert row(card, "recall, k=10")[5] == "0.225"
+    assert row(card, "precision, k=3")[5] == ""
+    assert row(card, "FD (squeezenet)")[5] == ""  # no FID, so not beside one
+    assert "extractor and N not stated. Its numbers are comparable with none below" in card
+
+
+def test_at_a_glance(training_report, evaluation):
+    top = card_of(training_report, [evaluation]).split("## At a Glance")[1].split("\n## ")[0]
+    assert "![Samples](evaluation/squeezenet/samples.png)" in top
+    [faithfulness] = [record for record in evaluation.results["metrics"] if record["name"] == "faithfulness"]
+    shown = row(top, "drawn as asked (higher is better)")
+    assert shown[1].startswith(f"{faithfulness['value']:.4g}")
+    assert shown[2] == f"{faithfulness['real_photos']['value']:.4g}"
+    for name in ("FD (squeezenet)", "precision, k=10", "recall, k=10"):
+        assert f"| {name} (" in top
+    assert "Nothing was measured" in card_of(training_report).split("## At a Glance")[1].split("\n## ")[0]
 
 
 def test_what_was_not_measured_is_called_so_with_its_command(training_report, evaluation):
     for card in (card_of(training_report, [evaluation]), card_of(training_report)):
-        cells = row(card, "FID")
-        assert cells[2].startswith("not measured: `animal-ldm evaluate user/my_model --data DATA")
-        assert "--extractor inception" in cells[2]
+        assert row(card.split("### Results")[1], "FID")[2:4] == ["not measured", "not measured"]
+        command = "`animal-ldm evaluate user/my_model --data DATA -n 7500 --extractor inception`"
+        assert f"What was not measured here, this measures: {command}" in card
     nothing = card_of(training_report | {"co2_kg": "not measured", "history": []})
-    assert row(nothing, "recall, k=10")[2].startswith("not measured")
+    assert row(nothing, "recall, k=10")[2] == "not measured"
     assert row(nothing, "text-to-image model")[-1] == "not measured"
     assert "`--country FRA` (any country's code) of `animal-ldm train`" in nothing
     assert "Validation loss: not measured" in nothing
@@ -243,6 +260,7 @@ def test_cost_of_both_runs(training_report):
     assert carbon["source"].endswith("training of text-to-image model and autoencoder")
     assert carbon["hardware_used"] == "A CPU, 4 cores, no GPU; 1 x A GPU"
     assert "PSNR 22.5 dB, LPIPS 0.125" in card
+    assert row(card, "`preset`")[1] == "tiny"
     assert "no report of its training" not in card
 
 
