@@ -49,8 +49,12 @@ class PushArguments:
     developed_by: str | None = None
     # Where questions go: an address, a URL. Default: the repository's discussions.
     contact: str | None = None
-    # Licence of code and weights, as the Hub spells it.
+    # Licence of code and weights, as the Hub spells it; "other" for one that it does not know.
     license: str = "unlicense"
+    # Name of that other licence, in small letters and with - for spaces.
+    license_name: str | None = None
+    # Where that other licence can be read, a URL.
+    license_link: str | None = None
     # Terms of the photos. Default: the licence in the card of --data, else "not stated".
     photo_terms: str | None = None
     # Language of the captions.
@@ -178,6 +182,8 @@ def statements(arguments: PushArguments):
         contact=arguments.contact or f"https://huggingface.co/{arguments.repo_id}/discussions",
         language=arguments.language,
         license=arguments.license,
+        license_name=arguments.license_name,
+        license_link=arguments.license_link,
         photo_terms=arguments.photo_terms or photo_licence(arguments.data),
         dataset=arguments.dataset_id,
         base_models=arguments.base_model or start,

@@ -53,6 +53,8 @@ class Statements:
     contact: str
     language: str
     license: str
+    license_name: str | None  # of a licence that the Hub does not know, whose `license` is "other"
+    license_link: str | None
     photo_terms: str
     dataset: str | None
     base_models: tuple[str, ...]
@@ -183,6 +185,8 @@ def card_data(
     return ModelCardData(
         language=statements.language,
         license=statements.license,
+        license_name=statements.license_name,
+        license_link=statements.license_link,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=list(statements.base_models) or None,

@@ -73,8 +73,13 @@ def common_problems(data: dict) -> Iterator[str]:
     license = data.get("license")
     if license not in LICENSES:
         yield f"license {license!r} is no identifier of https://huggingface.co/docs/hub/repositories-licenses"
-    if license == "other" and not data.get("license_name"):
-        yield "license other needs license_name"
+    if license == "other" and not re.fullmatch(r"[a-z0-9.-]+", data.get("license_name") or ""):
+        yield "license other needs license_name, in small letters and with - for spaces"
+    if license != "other" and (data.get("license_name") or data.get("license_link")):
+        yield "license_name and license_link belong to license other alone"
+    for name in as_list(data.get("language")):
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)*|code|multilingual", str(name)):
+            yield f"language {name!r} is no code of ISO 639, such as en"
     for name in ("tags", "language", "datasets"):
         if not all(isinstance(value, str) and value for value in as_list(data.get(name))):
             yield f"{name} must be texts"

@@ -20,6 +20,8 @@ STATEMENTS = Statements(
     contact="me@example.org",
     language="en",
     license="unlicense",
+    license_name=None,
+    license_link=None,
     photo_terms="cc-by-4.0",
     dataset="user/animals",
     base_models=("stabilityai/sd-vae-ft-mse",),
@@ -150,6 +152,25 @@ def test_metadata(training_report, evaluation):
     assert data["base_model"] == ["stabilityai/sd-vae-ft-mse"]
     assert data["co2_eq_emissions"]["emissions"] == 12.5  # grams; the report has kilograms
     assert data["widget"][0]["output"]["url"] == "samples/00-zebra.png"
+
+
+def test_licence_of_ones_own(training_report, folder):
+    terms = {"license": "other", "license_name": "be-kind-1.0", "license_link": "https://example.org/be_kind"}
+    card = card_of(training_report, statements=replace(STATEMENTS, **terms))
+    check_card(card, "model", folder)
+    assert terms.items() <= metadata(card).items()
+    assert "**Licence:** be-kind-1.0, code and weights (<https://example.org/be_kind>)." in card
+
+
+def test_weak_classes_are_named(training_report, evaluation):
+    found = {"n_generated": 10, "recognised_held_out": 0.9, "mistaken_for": "wolf"}
+    per_class = [found | {"label": "lion", "recognised": 0.3}, found | {"label": "zebra", "recognised": 0.85}]
+    card = card_of(training_report, [replace(evaluation, results=evaluation.results | {"per_class": per_class})])
+    assert "than in held-out photos: lion (30%, photos 90%).\n" in card
+    per_class[0]["recognised"] = 0.9
+    assert "linear probe recognises" not in card_of(
+        training_report, [replace(evaluation, results=evaluation.results | {"per_class": per_class})]
+    )
 
 
 def test_evaluation_results_come_back_from_the_metadata(training_report, evaluation):
@@ -283,6 +304,9 @@ def test_cost_of_one_run_is_not_called_that_of_both(training_report):
     [
         ({"license": "Unlicense"}, "is no identifier"),
         ({"license": "other"}, "license_name"),
+        ({"license": "other", "license_name": "My Licence"}, "small letters"),
+        ({"license_link": "https://example.org"}, "license other alone"),
+        ({"language": "English"}, "ISO 639"),
         ({"base_model": ["/home/me/vae"]}, "is no id on the Hub"),
         ({"datasets": ["my animals"]}, "is no id on the Hub"),
         ({"pipeline_tag": "image-to-image"}, "text-to-image"),
