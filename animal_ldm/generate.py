@@ -111,6 +111,7 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> "
     Raises:
         InputError: no such folder or model, a folder that lacks a file, or no connection to the Hub.
     """
+    model = model_folder(model)
     local = Path(model).is_dir()
     if local:
         check_folder(Path(model))
@@ -142,6 +143,16 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> "
         raise InputError(f"{model} is no folder here, and {found}. Check the name and the network.") from error
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return pipeline.to(device if device != "auto" else accelerator or "cpu")
+
+
+def model_folder(model: str) -> str:
+    """`model`; of the released model, where its folder is not here, the copy that came with the package."""
+    if model == MODEL and not Path(model).is_dir():
+        package = Path(__file__).parent
+        for place in (package, package.parent):  # installed; in a checkout
+            if (place / MODEL).is_dir():
+                return str(place / MODEL)
+    return model
 
 
 def check_folder(folder: Path) -> None:
