@@ -129,7 +129,10 @@ def stage_dataset(prepared: Path, out: Path) -> None:
             link(prepared / file, out / file)
     card = card_file.read_text(encoding="utf-8")
     (out / "README.md").write_text(card, encoding="utf-8")
-    check_card(card, "dataset", out)
+    try:
+        check_card(card, "dataset", out)
+    except InputError as error:
+        raise InputError(f"{error} Mend {card_file}.") from error
     check_files(out)
 
 

@@ -219,6 +219,14 @@ def test_limits_and_tokens(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_unet_and_autoencoder_in_half_precision(model, tmp_path):
+    for name in ("unet", "vae"):
+        file = model / name / "diffusion_pytorch_model.safetensors"
+        save_file({key: weight.half() for key, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    stage(model, tmp_path / "staged")  # with its smoke test: every way of loading draws the same in float32
+
+
+@pytest.mark.slow
 def test_model_that_draws_another_picture(model, tmp_path, no_smoke_test):
     stage(model, tmp_path / "staged")
     with pytest.raises(InputError, match="draws another picture"):
@@ -267,6 +275,13 @@ def test_dataset(prepared, hub, api, tmp_path):
     assert hub.files("user/photos", kind="dataset")["train/zebra/1.png"] == b"picture"
     assert photo_licence(prepared) == "cc-by-4.0"
     assert photo_licence(None) == "not stated"
+
+
+def test_dataset_with_a_licence_unknown_to_the_hub(prepared, tmp_path):
+    card = (prepared / "dataset_card.md").read_text()
+    (prepared / "dataset_card.md").write_text(card.replace("cc-by-4.0", "CC BY 4.0"))
+    with pytest.raises(InputError, match=r"'CC BY 4\.0' is no identifier .* Mend .*dataset_card\.md"):
+        stage_dataset(prepared, tmp_path / "staged")
 
 
 def test_folder_that_is_no_dataset(tmp_path):
