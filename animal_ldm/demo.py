@@ -96,9 +96,11 @@ THEME = gr.themes.Base(
 )
 
 CSS = """
-.gradio-container.gradio-container { max-width: 1160px; margin: 0 auto; padding: 0 20px 40px; }
-.gradio-container.gradio-container main { padding: 0; max-width: 100%; }
-.gradio-container .form { background: transparent; gap: 18px; overflow: visible; }
+.gradio-container.gradio-container { width: 100%; max-width: 1160px; margin: 0 auto; padding: 0 24px 40px; }
+.gradio-container.gradio-container :is(.main, .main > .wrap, main) { min-width: 0; width: 100%; padding: 0; }
+.gradio-container .form { background: transparent; gap: 18px; }
+.gradio-container .form, .form .block { overflow: visible; }
+button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #head { padding: 30px 0 6px; }
 #head h1, .results .prose :is(h3, h4) {
   font-family: "Iowan Old Style", "Palatino Linotype", Palatino, "URW Palladio L", P052, Georgia, serif;
@@ -106,10 +108,13 @@ CSS = """
 }
 #head h1 { font-size: 36px; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 #head p { font-size: 18px; margin: 6px 0 0; opacity: .7; }
+#board { display: grid; grid-template: auto 1fr / minmax(0, 2fr) minmax(0, 3fr); gap: 26px 32px; }
+#ask { grid-area: 1 / 1; }
+#settings { grid-area: 2 / 1; gap: 18px; }
+#shown { grid-area: 1 / 2 / 3 / 3; }
 #prompt textarea { font-size: 20px; }
 #words { gap: 8px; flex-wrap: wrap; }
 #words button { flex: 0 0 auto; min-width: 0; width: auto; padding: 7px 14px; border-radius: 99px; font-size: 16px; }
-#settings { gap: 18px; padding-top: 10px; }
 #seed { align-items: end; gap: 10px; flex-wrap: nowrap; }
 #seed button { flex: 0 0 auto; width: auto; min-width: 0; height: 48px; padding: 0 18px; font-size: 16px; }
 #pictures { overflow: visible; }
@@ -134,7 +139,10 @@ CSS = """
   .gradio-container.gradio-container { padding: 0 16px 28px; }
   #head { padding-top: 16px; }
   #head h1 { font-size: 28px; }
+  #board { grid-template: auto / minmax(0, 1fr); }
+  #board > * { grid-area: auto; }
   #pictures#pictures .grid-container:has(> :nth-child(2)) { grid-template-columns: repeat(2, 1fr); }
+  #pictures#pictures .grid-container:has(> :nth-child(9)) { grid-template-columns: repeat(3, 1fr); }
   #pictures .empty { min-height: 260px; }
 }
 """
@@ -261,31 +269,15 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             elem_id="head",
             padding=False,
         )
-        with gr.Tab("Draw"), gr.Row():
-            with gr.Column(scale=2, min_width=320):
+        with gr.Tab("Draw"), gr.Row(elem_id="board"):
+            with gr.Column(elem_id="ask"):
                 prompt = gr.Textbox(label="Prompt", lines=1, max_lines=4, elem_id="prompt")
                 with gr.Row(elem_id="words"):
                     for text in prompts:
                         word = gr.Button(text, size="sm")
                         word.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
                 button = gr.Button("Draw", variant="primary", size="lg")
-                with gr.Column(elem_id="settings"):
-                    number = gr.Slider(1, MOST_PICTURES, 4, step=1, precision=0, label="Pictures", buttons=[])
-                    with gr.Row(elem_id="seed"):
-                        seed = gr.Number(0, label="Seed", min_width=120)
-                        dice = gr.Button("⚄ Roll")
-                    guidance = gr.Slider(
-                        1,
-                        MOST_GUIDANCE,
-                        GUIDANCE,
-                        step=0.1,
-                        label="Guidance: closeness to the prompt",
-                        buttons=[],
-                    )
-                    steps = gr.Slider(
-                        1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
-                    )
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(elem_id="shown"):
                 gallery = gr.Gallery(
                     card.samples or None,
                     show_label=False,
@@ -293,6 +285,17 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     buttons=["download", "download_all", "fullscreen"],
                 )
                 drawn = gr.HTML("Samples from the model card" if card.samples else "", elem_id="drawn")
+            with gr.Column(elem_id="settings"):
+                number = gr.Slider(1, MOST_PICTURES, 4, step=1, precision=0, label="Pictures", buttons=[])
+                with gr.Row(elem_id="seed"):
+                    seed = gr.Number(0, label="Seed", min_width=120)
+                    dice = gr.Button("⚄ Roll")
+                guidance = gr.Slider(
+                    1, MOST_GUIDANCE, GUIDANCE, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
+                )
+                steps = gr.Slider(
+                    1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
+                )
         with gr.Tab("Results"):
             for text, picture in card.results:
                 gr.Markdown(text, elem_classes="results")
@@ -311,16 +314,24 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             validator=check,
             concurrency_limit=1,
             show_progress_on=gallery,
-            scroll_to_output=True,
             api_name="draw",
         )
     return page
 
 
-def serve(page: gr.Blocks, **options) -> None:
-    """Show the page until the process is stopped; `options` are those of gradio's `launch`."""
+def start(page: gr.Blocks, **options) -> str:
+    """Serve the page from a thread of its own; `options` are those of gradio's `launch`. Returns the address."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    page.launch(theme=THEME, css=CSS, ssr_mode=False, footer_links=[], **options)
+    _, local_url, share_url = page.launch(
+        theme=THEME, css=CSS, ssr_mode=False, footer_links=[], quiet=True, prevent_thread_lock=True, **options
+    )
+    return share_url or local_url
+
+
+def serve(page: gr.Blocks, **options) -> None:
+    """`start` the page, and keep it up until the process is stopped."""
+    print(f"The page is at {start(page, **options)}", flush=True)
+    page.block_thread()
 
 
 def main() -> None:

@@ -1,0 +1,275 @@
+"""The demo's page: the real gradio app on loopback with a tiny pipeline, asked by gradio's client and in Chromium."""
+
+import inspect
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+from gradio_client import Client
+from gradio_client.utils import Status
+from PIL import Image
+
+from animal_ldm import AnimalLDMPipeline, cli, demo, generate
+
+CARD = """---
+license: unlicense
+widget:
+- text: a zebra
+  output:
+    url: samples/00-zebra.png
+- text: an elephant
+  output:
+    url: samples/01-elephant.png
+---
+
+# Model Card
+
+## Evaluation
+
+### Results
+
+| metric | this model |
+|---|---:|
+| precision, k=10 | 0.875 |
+
+The samples:
+
+![Samples](evaluation/squeeze%20net/samples.png)
+
+#### Summary
+
+One number was measured.
+
+## Environmental Impact
+
+Little.
+"""
+
+
+@pytest.fixture(scope="module")
+def carded(tiny_pipeline_folder, tmp_path_factory) -> Path:
+    """The tiny pipeline's folder, published: with a card and its pictures."""
+    folder = tmp_path_factory.mktemp("published") / "tiny"
+    shutil.copytree(tiny_pipeline_folder, folder)
+    (folder / "README.md").write_text(CARD)
+    for name in ("samples/00-zebra.png", "samples/01-elephant.png", "evaluation/squeeze net/samples.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page_url(carded):
+    """Where the page is served, by the components as a Space loads them."""
+    card = demo.read_card(str(carded))
+    prompts = [prompt for _, prompt in card.samples]
+    page = demo.build_page(StableDiffusionPipeline.from_pretrained(carded), "tiny", prompts, card)
+    yield demo.start(page)
+    page.close()
+
+
+@pytest.fixture
+def client(page_url) -> Client:
+    return Client(page_url, verbose=False)
+
+
+def ask(prompt="a zebra", number=2, seed=5, guidance=3.0, steps=2) -> dict:
+    return {"prompt": prompt, "number": number, "seed": seed, "guidance": guidance, "steps": steps}
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_draws_what_the_command_line_draws(client, tiny_pipeline_folder, tmp_path):
+    gallery, drawn = client.predict(**ask(number=3), api_name="/draw")
+    options = ["--number", "3", "--seed", "5", "--steps", "2", "--guidance", "3", "--separate", "--device", "cpu"]
+    generate.main(["a zebra", "--model", tiny_pipeline_folder, "--out", str(tmp_path / "zebra.png"), *options])
+    files = [shown["image"] for shown in gallery]
+    assert [shown["caption"] for shown in gallery] == ["seed 5", "seed 6", "seed 7"]
+    assert drawn == "“a zebra” · seeds 5 to 7 · guidance 3 · 2 steps"
+    for i, file in enumerate(files):
+        assert abs(pixels(file) - pixels(tmp_path / f"zebra-{i:03}.png")).max() <= 1
+    assert abs(pixels(files[0]) - pixels(files[1])).max() > 10
+
+
+def test_a_downloaded_picture_says_how_to_draw_it_again(client):
+    (_, shown), _ = client.predict(**ask(guidance=2.5), api_name="/draw")
+    assert Path(shown["image"]).name == "a-zebra-6.png"
+    text = Image.open(shown["image"]).text
+    assert text == {"prompt": "a zebra", "model": "tiny", "guidance": "2.5", "steps": "2", "seed": "6"}
+    ((again,), _) = client.predict(**ask(number=1, seed=6, guidance=2.5), api_name="/draw")
+    assert abs(pixels(again["image"]) - pixels(shown["image"])).max() <= 1
+
+
+def test_a_prompt_is_shown_as_text(client):
+    _, drawn = client.predict(**ask(prompt="<b>zebra</b>"), api_name="/draw")
+    assert "&lt;b&gt;zebra&lt;/b&gt;" in drawn
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": ""}, "Write what to draw"),
+        ({"prompt": "  \n"}, "Write what to draw"),
+        ({"prompt": "a zebra and another one of them"}, "Too long: the model would not read “hem” at its end"),
+        ({"seed": None}, "whole number from 0 to 4,294,967,295"),
+        ({"seed": -1}, "whole number"),
+        ({"seed": 1.5}, "whole number"),
+        ({"seed": 2**32}, "whole number"),
+        ({"number": 9}, "greater than maximum value 8"),
+        ({"steps": 0}, "less than minimum value 1"),
+        ({"guidance": 99}, "greater than maximum value 10"),
+    ],
+)
+def test_bad_input_gets_a_message(client, wrong, message):
+    with pytest.raises(Exception, match=message) as caught:
+        client.predict(**ask(**wrong), api_name="/draw")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_users_draw_in_turn(page_url):
+    """While one draws, the other sees its place in line; both get their own pictures."""
+    first, second = (Client(page_url, verbose=False) for _ in range(2))
+    drawing = first.submit(**ask(number=8, steps=100), api_name="/draw")
+    while drawing.status().code < Status.PROGRESS:
+        time.sleep(0.01)
+    waiting = second.submit(**ask(prompt="a lion", number=1), api_name="/draw")
+    places, steps = set(), set()
+    while not waiting.done():
+        if (status := waiting.status()).code == Status.IN_QUEUE and not drawing.done():
+            places.add(status.rank)
+        steps |= {unit.desc for unit in drawing.status().progress_data or ()}
+        time.sleep(0.01)
+    assert 0 in places
+    assert any(step.startswith("step ") and step.endswith(" of 100") for step in steps)
+    assert len(drawing.result()[0]) == 8
+    assert "a lion" in waiting.result()[1]
+
+
+def test_defaults_are_the_pipelines(client):
+    parameters = inspect.signature(AnimalLDMPipeline.__call__).parameters
+    (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
+    defaults = {shown["label"]: shown["parameter_default"] for shown in endpoint["parameters"]}
+    (guidance,) = (value for label, value in defaults.items() if label.startswith("Guidance"))
+    (steps,) = (value for label, value in defaults.items() if label.startswith("Steps"))
+    assert guidance == parameters["guidance_scale"].default
+    assert steps == parameters["num_inference_steps"].default
+
+
+def test_the_card_is_read(carded, tiny_pipeline_folder):
+    card = demo.read_card(str(carded))
+    assert [(Path(file).name, prompt) for file, prompt in card.samples] == [
+        ("00-zebra.png", "a zebra"),
+        ("01-elephant.png", "an elephant"),
+    ]
+    (before, picture), (after, none) = card.results
+    assert "0.875" in before and "Model Card" not in before
+    assert Path(picture).is_file() and none is None
+    assert "One number was measured." in after and "Little" not in after
+    assert demo.read_card(tiny_pipeline_folder) == demo.Card([], [])
+
+
+def test_without_gradio(tmp_path):
+    code = "import sys; sys.modules['gradio'] = None; from animal_ldm import cli; cli.main(['demo', 'model'])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr == "error: The page needs gradio, which is not installed: pip install 'animal-ldm[demo]'.\n"
+
+
+def test_a_port_in_use(tiny_pipeline_folder, capsys):
+    with socket.socket() as taken, pytest.raises(SystemExit) as caught:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        cli.main(["demo", tiny_pipeline_folder, "--device", "cpu", "--port", str(port)])
+    assert caught.value.code == 2
+    assert f"error: No page can be served on --port {port}" in capsys.readouterr().err
+
+
+def test_no_such_model(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", str(tmp_path / "nothing")])
+    assert caught.value.code == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser():
+    """Debian's Chromium, without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'animal-ldm[browser]'")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_the_browser(browser, page_url, width):
+    def button(name: str):
+        return page.get_by_role("button", name=name, exact=True)
+
+    def overflow() -> int:
+        return page.evaluate("document.documentElement.scrollWidth") - width
+
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.set_default_timeout(60_000)
+    asked, broken = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", broken.append)
+    page.goto(page_url)
+
+    button("Draw").click()
+    page.get_by_text("Write what to draw.").wait_for()
+    button("an elephant").click()
+    assert page.get_by_label("Prompt").input_value() == "an elephant"
+    seed = page.get_by_label("Seed")
+    button("⚄ Roll").click()
+    page.wait_for_function("input => input.value !== '0'", arg=seed.element_handle())
+    rolled = int(seed.input_value())
+    assert 0 < rolled < 2**32
+
+    button("Draw").click()
+    page.get_by_text(f"seed {rolled + 3}", exact=True).wait_for()
+    assert page.get_by_text("Write what to draw.").count() == 0
+    assert overflow() <= 0
+    page.locator("#pictures .grid-container button").first.click()
+    with page.expect_download() as download:
+        page.get_by_label("Download", exact=True).first.click()
+    assert download.value.suggested_filename == f"an-elephant-{rolled}.png"
+
+    page.get_by_role("tab", name="Results").click()
+    page.get_by_role("cell", name="0.875").wait_for()
+    picture = page.get_by_role("tabpanel").locator("img").last
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("picture => picture.naturalWidth === 16", arg=picture.element_handle())
+    assert overflow() <= 0
+    assert not broken
+    assert {url for url in asked if not url.startswith((page_url, "data:", "blob:"))} == set()
+
+
+@pytest.mark.slow
+def test_waiting_in_the_browser(browser, page_url):
+    """Who comes while another draws sees the place in line, then the pictures."""
+    other = Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/draw")
+    page = browser.new_page()
+    page.goto(page_url)
+    others = [Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/draw") for _ in range(3)]
+    page.get_by_label("Prompt").fill("a lion")
+    page.get_by_label("Prompt").press("Enter")
+    page.get_by_text("queue:").wait_for(timeout=60_000)
+    page.get_by_text("seed 3", exact=True).wait_for(timeout=60_000)
+    assert all(len(job.result()[0]) == 8 for job in [other, *others])
