@@ -111,6 +111,7 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #board { display: grid; grid-template: auto 1fr / minmax(0, 2fr) minmax(0, 3fr); gap: 26px 32px; }
 #ask { grid-area: 1 / 1; }
 #settings { grid-area: 2 / 1; gap: 18px; }
+#settings .block { padding-bottom: 6px; }
 #shown { grid-area: 1 / 2 / 3 / 3; }
 #prompt textarea { font-size: 20px; }
 #words { gap: 8px; flex-wrap: wrap; }
@@ -179,19 +180,23 @@ def read_card(model: str) -> Card:
     return Card(samples, [*zip_longest(texts[::2], pictures)])
 
 
-def wrong_inputs(pipeline: DiffusionPipeline, prompt: str, seed: float | None) -> tuple[str, str]:
-    """What is wrong with the prompt and with the seed, as sentences for the user; "" where nothing is."""
+def wrong_prompt(pipeline: DiffusionPipeline, prompt: str) -> str:
+    """What is wrong with the prompt, as a sentence for the user; "" if nothing is."""
+    if not prompt.strip():
+        return "Write what to draw."
     longest = pipeline.tokenizer.model_max_length - 2  # without the marks of start and end
     tokens = pipeline.tokenizer(prompt, verbose=False).input_ids[1:-1]
-    wrong_prompt = wrong_seed = ""
-    if not prompt.strip():
-        wrong_prompt = "Write what to draw."
-    elif len(tokens) > longest:
+    if len(tokens) > longest:
         unread = pipeline.tokenizer.decode(tokens[longest:])
-        wrong_prompt = f"Too long: the model would not read “{unread}” at its end. Please shorten it."
-    if seed is None or seed != int(seed) or not 0 <= seed <= LARGEST_SEED:
-        wrong_seed = f"The seed must be a whole number from 0 to {LARGEST_SEED:,}."
-    return wrong_prompt, wrong_seed
+        return f"Too long: the model would not read “{unread}” at its end. Please shorten it."
+    return ""
+
+
+def wrong_number(value: float | None, least: int, most: float, whole: bool = True) -> str:
+    """As `wrong_prompt`, of a number that must lie from `least` to `most`; None is an empty field."""
+    if value is not None and least <= value <= most and not (whole and value % 1):
+        return ""
+    return f"This must be a {'whole ' if whole else ''}number from {least} to {most:,.0f}."
 
 
 def draw(
@@ -246,15 +251,20 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
     pipeline.set_progress_bar_config(disable=True)
 
     def check(prompt, number, seed, guidance, steps):
-        wrong_prompt, wrong_seed = wrong_inputs(pipeline, prompt, seed)
-        messages = (wrong_prompt, "", wrong_seed, "", "")
+        messages = (
+            wrong_prompt(pipeline, prompt),
+            wrong_number(number, 1, MOST_PICTURES),
+            wrong_number(seed, 0, LARGEST_SEED),
+            wrong_number(guidance, 1, MOST_GUIDANCE, whole=False),
+            wrong_number(steps, 1, MOST_STEPS),
+        )
         return [gr.validate(not message, message) for message in messages]
 
     def on_draw(prompt, number, seed, guidance, steps, progress=gr.Progress()):  # noqa: B008 - gradio's way
         def on_step(done: int) -> None:
             progress(done / steps, desc=f"step {done} of {steps}")
 
-        seed = int(seed)
+        number, seed, steps = int(number), int(seed), int(steps)
         pictures = draw(pipeline, prompt, number, seed, guidance, steps, on_step)
         settings = {"prompt": prompt, "model": name, "guidance": guidance, "steps": steps}
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
@@ -312,6 +322,7 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             [prompt, number, seed, guidance, steps],
             [gallery, drawn],
             validator=check,
+            preprocess=False,  # which would round, and refuse in words of its own, before `check`
             concurrency_limit=1,
             show_progress_on=gallery,
             api_name="draw",

@@ -123,9 +123,10 @@ def test_a_prompt_is_shown_as_text(client):
         ({"seed": -1}, "whole number"),
         ({"seed": 1.5}, "whole number"),
         ({"seed": 2**32}, "whole number"),
-        ({"number": 9}, "greater than maximum value 8"),
-        ({"steps": 0}, "less than minimum value 1"),
-        ({"guidance": 99}, "greater than maximum value 10"),
+        ({"number": 9}, "number: This must be a whole number from 1 to 8."),
+        ({"steps": 0}, "steps: This must be a whole number from 1 to 100."),
+        ({"steps": 2.5}, "whole number"),
+        ({"guidance": 99}, "guidance: This must be a number from 1 to 10."),
     ],
 )
 def test_bad_input_gets_a_message(client, wrong, message):
