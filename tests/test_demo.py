@@ -230,14 +230,14 @@ def test_in_the_browser(browser, page_url, width):
     page.set_default_timeout(60_000)
     asked, broken = [], []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", broken.append)
+    page.on("pageerror", lambda error: broken.append(error))
     page.goto(page_url)
 
     button("Draw").click()
     page.get_by_text("Write what to draw.").wait_for()
     button("an elephant").click()
-    assert page.get_by_label("Prompt").input_value() == "an elephant"
-    seed = page.get_by_label("Seed")
+    assert page.get_by_label("Prompt", exact=True).input_value() == "an elephant"
+    seed = page.get_by_label("Seed", exact=True)
     button("⚄ Roll").click()
     page.wait_for_function("input => input.value !== '0'", arg=seed.element_handle())
     rolled = int(seed.input_value())
@@ -269,8 +269,8 @@ def test_waiting_in_the_browser(browser, page_url):
     page = browser.new_page()
     page.goto(page_url)
     others = [Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/draw") for _ in range(3)]
-    page.get_by_label("Prompt").fill("a lion")
-    page.get_by_label("Prompt").press("Enter")
+    page.get_by_label("Prompt", exact=True).fill("a lion")
+    page.get_by_label("Prompt", exact=True).press("Enter")
     page.get_by_text("queue:").wait_for(timeout=60_000)
     page.get_by_text("seed 3", exact=True).wait_for(timeout=60_000)
     assert all(len(job.result()[0]) == 8 for job in [other, *others])
