@@ -111,11 +111,12 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #board { display: grid; grid-template: auto 1fr / minmax(0, 2fr) minmax(0, 3fr); gap: 26px 32px; }
 #ask { grid-area: 1 / 1; }
 #settings { grid-area: 2 / 1; gap: 18px; }
-#settings .block { padding-bottom: 6px; }
+#settings > .form .block { padding-bottom: 6px; }
 #shown { grid-area: 1 / 2 / 3 / 3; }
 #prompt textarea { font-size: 20px; }
 #words { gap: 8px; flex-wrap: wrap; }
 #words button { flex: 0 0 auto; min-width: 0; width: auto; padding: 7px 14px; border-radius: 99px; font-size: 16px; }
+#settings #seed .block { padding-bottom: 0; }
 #seed { align-items: end; gap: 10px; flex-wrap: nowrap; }
 #seed button { flex: 0 0 auto; width: auto; min-width: 0; height: 48px; padding: 0 18px; font-size: 16px; }
 #pictures { overflow: visible; }
