@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # they take seconds to import; `--help` needs none of them
     from accelerate import PartialState
     from diffusers import DiffusionPipeline
 
+    from ..perceptual import PerceptualDistance
     from .draw import Sampling
     from .features import Extractor
     from .images import Images
@@ -64,6 +66,9 @@ class EvaluateArguments:
     sweep: str | None = None
     # Measure the autoencoder alone too, on the validation photos.
     reconstructions: bool = False
+    # SqueezeNet's weights (safetensors) for the reconstructions' LPIPS; with --extractor squeezenet, by default those
+    # of the extractor.
+    perceptual_weights: Path | None = None
     # Where to write; by default evaluation/ followed by the model's name.
     out: Path | None = None
     # Where to run, such as cpu, cuda or mps; auto is the accelerator if there is one.
@@ -139,7 +144,9 @@ def evaluate(arguments: EvaluateArguments, state: "PartialState | None" = None) 
 
     out = out_folder(arguments)
     device = str(state.device) if state else arguments.device
-    extractor = load_extractor(arguments.extractor, arguments.extractor_weights, torch_device(device))
+    with state.main_process_first() if state else nullcontext():  # one of them fetches weights, if need be
+        extractor = load_extractor(arguments.extractor, arguments.extractor_weights, torch_device(device))
+        perceptual = load_perceptual(arguments) if arguments.reconstructions else None
     photos, reference = load_reference(
         arguments.data, extractor, arguments.split, arguments.batch_size, arguments.workers, state
     )
@@ -163,7 +170,7 @@ def evaluate(arguments: EvaluateArguments, state: "PartialState | None" = None) 
         "environment": environment(),
     }
     if is_folder_of_pictures(arguments.model):
-        samples = pictures_of_folder(arguments, counts)
+        sampling, samples = None, pictures_of_folder(arguments, counts)
         draws = measured_draws(samples, 1, extractor, arguments, state)
     else:
         pipeline, labels, sampling = prepare_sampling(arguments, counts, device)
@@ -180,21 +187,31 @@ def evaluate(arguments: EvaluateArguments, state: "PartialState | None" = None) 
             name, values = sweep_values(arguments.sweep)
             points = []
             for value in values:
-                _, swept = draws_with(replace(sampling, **{name: value}))
-                points.append({"value": value, "metrics": measure(reference, swept, arguments.seed)["metrics"]})
+                changed = replace(sampling, **{name: value})
+                _, swept = draws_with(changed)
+                metrics = measure(reference, swept, arguments.seed, changed)["metrics"]
+                points.append({"value": value, "metrics": metrics})
             results["sweep"] = {"parameter": name, "points": points}
         if arguments.reconstructions:
             results["autoencoder"] = measure_reconstructions(
-                pipeline.vae, photos["validation"], reference, extractor, out, arguments.batch_size, arguments.workers
+                pipeline.vae,
+                photos["validation"],
+                reference,
+                extractor,
+                perceptual,
+                arguments.seed,
+                out,
+                arguments.batch_size,
+                arguments.workers,
             )
-    results |= measure(reference, draws, arguments.seed)
+    results |= measure(reference, draws, arguments.seed, sampling)
     if state is None or state.is_main_process:
         first = samples.take(range(len(draws[0])))
-        pictures.save_sample_grid(first, out / "samples.png")
+        pictures.save_sample_grid(first, results, out / "samples.png")
         pictures.save_precision_recall(results, out / "precision_recall.png")
         pictures.save_fd_curve(results, out / "fd_curve.png")
         pictures.save_nearest_panel(
-            first, draws[0].features, photos["train"], reference.train.features, out / "nearest.png"
+            first, draws[0].features, photos["train"], reference.train.features, extractor.name, out / "nearest.png"
         )
         if results["sweep"]:
             pictures.save_sweep(results, out / "sweep.png")
@@ -210,6 +227,15 @@ def torch_device(device: str):
     if device != "auto":
         return torch.device(device)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def load_perceptual(arguments: EvaluateArguments) -> "PerceptualDistance | None":
+    """LPIPS, where its weights are given or are the extractor's."""
+    from ..perceptual import PerceptualDistance
+
+    if arguments.perceptual_weights is None and arguments.extractor != "squeezenet":
+        return None
+    return PerceptualDistance(arguments.perceptual_weights or arguments.extractor_weights)
 
 
 def load_reference(
@@ -323,14 +349,15 @@ def quick_report(
         state: accelerate's state, when every process makes this call.
 
     Returns:
-        kernel_distance with kernel_distance_std over its subsets and subset_size; frechet_distance; their `label`s;
-        split, n_generated, n_real, seed, extractor, sampling.
+        kernel_distance with kernel_distance_std over its subsets and subset_size; frechet_distance, and as `note`
+        how it must be read or None; their `labels`; split, n_generated, n_real, seed, extractor, sampling.
     """
     from ..data.prepared import load_split
     from .draw import Sampling, classes_of_samples, draw
     from .features import cache_folder, extract
     from .images import images_of_split
     from .metrics import frechet_distance_of_features, kernel_distance
+    from .report import small_sample_note
 
     sampling = sampling or Sampling()
     photos = images_of_split(load_split(prepared, "validation"))
@@ -347,6 +374,7 @@ def quick_report(
         "subset_size": kid.subset_size,
         "frechet_distance": frechet_distance_of_features(real, fake),
         "labels": {"kernel_distance": extractor.kernel_name, "frechet_distance": extractor.distance_name},
+        "note": small_sample_note(extractor.name, *fake.shape),
         "split": "validation",
         "n_generated": n,
         "n_real": len(real),

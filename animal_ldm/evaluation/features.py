@@ -207,23 +207,26 @@ def autoencoder_extractor(model: str, device: torch.device) -> Extractor:
 
 
 def transformers_extractor(name: str, model_id: str, device: torch.device) -> Extractor:
-    """An image model of transformers: its image embedding (CLIP's kind), its class token, or its pooled last map."""
+    """An image model of transformers: its image embedding (CLIP's kind), its class token, or the mean of its last map
+    or tokens."""
     from transformers import AutoConfig, AutoModel
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
         AutoConfig.from_pretrained(model_id)
         processor, _ = ImageProcessingMixin.get_image_processor_dict(model_id)
+        mean, std = processor["image_mean"], processor["image_std"]
+        size = processor.get("crop_size") or processor["size"]
         model = AutoModel.from_pretrained(model_id, dtype=torch.float32).eval().to(device)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"expected the extractor {name!r} to be inception, squeezenet, dinov2, clip, or a transformers image "
             f"model, found none at {model_id}: {str(error).splitlines()[0]} Where the Hub cannot be reached, pass a "
             "local folder with --extractor_weights"
         ) from error
-    size = processor.get("crop_size") or processor["size"]
     size = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
-    normalize = _normalize(processor["image_mean"], processor["image_std"], device)
+    normalize = _normalize(mean, std, device)
+    has_class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
 
     def network(images: torch.Tensor) -> torch.Tensor:
         pixel_values = normalize(images)
@@ -231,7 +234,9 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
             return model.get_image_features(pixel_values=pixel_values).pooler_output
         last = model(pixel_values=pixel_values).last_hidden_state
         # Not `pooler_output`: where a checkpoint has no pooler, transformers makes up a random one.
-        return last[:, 0] if last.ndim == 3 else last.mean((2, 3))
+        if last.ndim == 4:
+            return last.mean((2, 3))
+        return last[:, 0] if has_class_token else last.mean(1)
 
     return Extractor(name, weights_digest(model), size, network, device)
 

@@ -11,9 +11,10 @@ from .neighbours import nearest
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Shares over the samples. A model that draws like held-out photos has 0.5 and 0.01; one that copies has more."""
+    """A model that draws like held-out photos has 0.5, 1 and 0.01; one that copies has more, less and more."""
 
     nearer_than_held_out: float  # chance that a sample lies nearer to training photos than a held-out photo does
+    median_distance: float  # of samples to the nearest training photo, over that of held-out photos
     nearer_than_closest_percent: float  # samples nearer than all but the closest hundredth of the held-out photos
     authpct: float  # percent of authentic samples (Alaa et al. 2022, arXiv 2102.08921), as in dgm-eval
     held_out_authpct: float  # the same of held-out photos
@@ -50,6 +51,7 @@ def memorisation(
     equal = torch.searchsorted(ordered, fake_distance, right=True) - torch.searchsorted(ordered, fake_distance)
     return Memorisation(
         nearer_than_held_out=float((farther + equal / 2).double().mean() / len(ordered)),
+        median_distance=float(fake_distance.quantile(0.5) / held_distance.quantile(0.5)),
         nearer_than_closest_percent=float((fake_distance < held_distance.quantile(0.01)).double().mean()),
         authpct=100 * float((gap[fake_index] < fake_distance).double().mean()),
         held_out_authpct=100 * float((gap[held_index] < held_distance).double().mean()),

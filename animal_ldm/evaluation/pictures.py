@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from .images import Images
 from .neighbours import nearest
+from .report import sampling_line
 
 SAMPLES, REAL, QUIET = "#0072b2", "#d55e00", "#767676"  # told apart by colour-blind eyes too
 
@@ -15,14 +16,15 @@ SAMPLES, REAL, QUIET = "#0072b2", "#d55e00", "#767676"  # told apart by colour-b
 STUDENT_CARD = {"k": 10, "precision": 0.55, "recall": 0.225}
 
 
-def save_sample_grid(samples: Images, path: Path, columns: int = 10) -> None:
+def save_sample_grid(samples: Images, results: dict, path: Path, columns: int = 10) -> None:
     """The first samples of every class, a row each: not chosen by anyone."""
     rows = {}
     for index, label in enumerate(samples.labels or ["samples"] * len(samples)):
         if len(rows.setdefault(label, [])) < columns:
             rows[label].append(samples[index])
     rows = dict(sorted(rows.items()))
-    figure = Figure(figsize=(0.9 * columns + 1.2, 0.93 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(0.9 * columns + 1.2, 0.93 * len(rows) + 0.4), layout="constrained")
+    figure.suptitle(sampling_line(results), fontsize="small", color=QUIET)
     for axes, (label, pictures) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         blank = [np.full_like(pictures[0], 255)] * (columns - len(pictures))
         axes.imshow(np.concatenate([*pictures, *blank], axis=1), interpolation="nearest")
@@ -66,6 +68,7 @@ def save_precision_recall(results: dict, path: Path) -> None:
         )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision", aspect="equal")
     axes.set_title(f"{results['extractor']['name']} features, {found['precision', 10]['n_real']:,} reference photos")
+    figure.suptitle(sampling_line(results), fontsize="small", color=QUIET)
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     _save(figure, path)
@@ -73,22 +76,23 @@ def save_precision_recall(results: dict, path: Path) -> None:
 
 def save_fd_curve(results: dict, path: Path) -> None:
     """FD against 1/N with its extrapolation, and what real photos score."""
-    curve, record = results["fd_curve"], results["metrics"][0]
-    sizes = np.array(curve["sizes"])
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    curves, record = results["fd_curve"], results["metrics"][0]
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    figure.suptitle(sampling_line(results), fontsize="small", color=QUIET)
     axes = figure.subplots()
-    axes.plot(1 / sizes, curve["distances"], "o", color=SAMPLES, label="samples")
-    line = np.array([0, 1 / sizes.min()])
-    axes.plot(line, curve["value"] + curve["slope"] * line, color=SAMPLES, linewidth=1, label="straight line over 1/N")
-    axes.plot(
-        0, curve["value"], "D", color=SAMPLES, fillstyle="none", clip_on=False, label=f"N→∞: {curve['value']:.4g}"
-    )
-    real = record["real_photos"]
-    axes.plot(1 / real["n"], real["value"], "o", color=REAL, label=f"real photos, N={real['n']:,}: the floor")
+    sizes = np.array(curves["sizes"])
+    first = 1 / min(sizes.min(), *curves["real_photos"]["sizes"])
+    for curve, colour, name in ((curves, SAMPLES, "samples"), (curves["real_photos"], REAL, "real photos: the floor")):
+        axes.plot(1 / np.array(curve["sizes"]), curve["distances"], "o", color=colour, label=name)
+        line = np.array([0, first])
+        label = f"straight line over 1/N, {curve['value']:.4g} at N→∞"
+        axes.plot(line, curve["value"] + curve["slope"] * line, color=colour, linewidth=1, label=label)
+        axes.plot(0, curve["value"], "D", color=colour, fillstyle="none", clip_on=False)
     ticks = sizes[[0, len(sizes) // 6, len(sizes) // 3, -1]]
     axes.set_xticks([0, *(1 / ticks)], ["∞", *(f"{size:,}" for size in ticks)])
     axes.set(xlabel="N, on a scale of 1/N", ylabel=record["label"], xlim=(0, None))
-    axes.set_ylim(bottom=min(0, curve["value"]))
+    axes.set_title(f"{record['n_real']:,} reference photos")
+    axes.set_ylim(bottom=min(0, curves["value"], curves["real_photos"]["value"]))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     _save(figure, path)
@@ -99,6 +103,7 @@ def save_nearest_panel(
     sample_features: torch.Tensor,
     train: Images,
     train_features: torch.Tensor,
+    extractor: str,
     path: Path,
     rows: int = 6,
     seed: int = 0,
@@ -108,13 +113,18 @@ def save_nearest_panel(
     closest = distances[:, 0].argsort()[:rows].tolist()
     rest = sorted(set(range(len(samples))) - set(closest))
     others = np.random.default_rng(seed).permutation(rest)[: len(closest)].tolist()
-    figure = Figure(figsize=(11, 1.38 * len(closest) + 0.5), layout="constrained")
-    halves = ((closest, "the samples nearest to training photos"), (others, "samples drawn at random"))
+    figure = Figure(figsize=(11, 1.38 * len(closest) + 0.8), layout="constrained")
+    explained = (
+        f"each sample, and the three nearest of {len(train):,} training photos with their {extractor} distances"
+    )
+    figure.suptitle(explained, fontsize="medium", color=QUIET)
+    halves = ((closest, f"the nearest of {len(samples):,} samples"), (others, "samples at random"))
     for part, (chosen, heading) in zip(figure.subfigures(1, 2), halves, strict=True):
-        part.suptitle(f"{heading}, and the three nearest photos", fontsize="medium")
+        part.suptitle(heading, fontsize="medium")
         for row, sample in zip(part.subplots(len(closest), 4, squeeze=False), chosen, strict=False):
             row[0].imshow(samples[sample])
-            row[0].set_xlabel(f"sample {sample}", color=SAMPLES, fontsize="small")
+            name = f"{samples.labels[sample]}, " if samples.labels else ""
+            row[0].set_xlabel(f"{name}sample {sample}", color=SAMPLES, fontsize="small")
             for axes, photo, distance in zip(row[1:], index[sample].tolist(), distances[sample].tolist(), strict=True):
                 axes.imshow(train[photo])
                 axes.set_xlabel(f"{distance:.3g}", color=REAL, fontsize="small")
@@ -139,13 +149,14 @@ def save_sweep(results: dict, path: Path) -> None:
         axes.plot(*zip(*points, strict=True), color=SAMPLES, linewidth=1)
         axes.axvline(found[name, k]["real_photos"]["value"], color=REAL, linestyle=":", linewidth=1)
         axes.set(xlabel=f"{name}, k={k}")
-        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlim(-0.05, 1.08)
         axes.margins(y=0.12)
         axes.ticklabel_format(useOffset=False)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(found["frechet_distance", None]["label"])
     n, real = found["precision", 10]["n_generated"], found["precision", 10]["real_photos"]["n"]
-    figure.suptitle(f"{sweep['parameter']}, {n:,} samples a point; dotted: real photos, N={real:,}", fontsize="medium")
+    explained = f"{sweep['parameter']} beside each point, {n:,} samples; dotted: real photos, N={real:,}"
+    figure.suptitle(explained, fontsize="medium")
     _save(figure, path)
 
 

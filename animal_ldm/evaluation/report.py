@@ -10,24 +10,31 @@
     sampling         seed, class_mix, prompts {class: prompt}, scheduler, dtype, image_size and the fields of
                      `draw.Sampling`; None for a folder of pictures
     metrics          list of records, below
-    fd_curve         FD against N, of the first draw: {value, slope, sizes, distances}
+    fd_curve         FD against N, of the first draw: {value, slope, sizes, distances}, and the same of photos of the
+                     other split as `real_photos`
     per_class        list of {label, n_generated, recognised, recognised_held_out, mistaken_for}, None without labels
     sweep            None, or {parameter, points: [{value, metrics}]}
-    autoencoder      None, or what `reconstruction.measure_reconstructions` returns
+    autoencoder      None, or what `reconstruction.measure_reconstructions` returns: PSNR, LPIPS and the probe's
+                     accuracy on reconstructed held-out photos among others
     environment      versions of Python and of the libraries
 
 A record is complete in itself, so that no number can be torn from its context:
 
     name             frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density,
-                     coverage, faithfulness, nearer_than_held_out, nearer_than_closest_percent, authpct
+                     coverage, faithfulness, nearer_than_held_out, median_distance, nearer_than_closest_percent,
+                     authpct; and frechet_distance_ratio, precision_ratio, recall_ratio: what the samples score over
+                     what photos of the other split score, at the N that both have (n_generated says which; absent
+                     where those photos score 0)
     label            what to print; "FID" and "KID" for Inception's features alone
     value, std       mean over the repeated draws and standard deviation over them (None for a single draw)
     better           "higher", "lower" or "near real photos"
     repeats, n_generated, n_real, k, seed, extractor
-    real_photos      None, or {n, value}: what real photos of the other split score in place of samples. For
-                     precision and recall the ceiling, for distances the floor
+    sampling         the fields of `draw.Sampling`; None for a folder of pictures
+    real_photos      {n, value}: what real photos of the other split score in place of samples. For precision and
+                     recall the ceiling, for distances the floor
     same_n           None, or {n, value, std}: the samples themselves, no more of them than of those photos
     note             None, or how the number must be read
+    subsets          of kernel_distance alone: {number, size, std}, std over the random subsets of a draw
 """
 
 import platform
@@ -41,10 +48,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
+from .draw import Sampling
 from .features import Extractor
 from .memorisation import memorisation
 from .metrics import (
+    Extrapolation,
     Gaussian,
+    KernelDistance,
     fd_infinity,
     fit_gaussian,
     frechet_distance_of_gaussians,
@@ -114,60 +124,79 @@ class Reference:
 Values = dict[tuple[str, int | None], float]  # {(name, k): value}
 
 
-def compare(reference: Reference, features: torch.Tensor, seed: int) -> Values:
-    """All that compares samples (or photos in their place) with the reference as distributions."""
+@dataclass(frozen=True)
+class Comparison:
+    """Samples, or photos in their place, against the reference as distributions."""
+
+    values: Values
+    curve: Extrapolation
+    kernel: KernelDistance
+
+
+def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparison:
     real = reference.photos.features
-    kid = kernel_distance(real, features, seed=seed)
+    kernel = kernel_distance(real, features, seed=seed)
+    curve = fd_infinity(reference.gaussian, features, seed=seed)
     values: Values = {
         ("frechet_distance", None): frechet_distance_of_gaussians(reference.gaussian, fit_gaussian(features)),
-        ("kernel_distance", None): kid.mean,
-        ("kernel_distance_std", None): kid.std,
+        ("frechet_distance_infinity", None): curve.value,
+        ("kernel_distance", None): kernel.mean,
     }
     for near in neighbourhoods(real, features, KS, reference.radii[:, 1:], state=reference.state):
         values |= {(name, near.k): value for name, value in asdict(near).items() if name != "k"}
-    return values
+    return Comparison(values, curve, kernel)
 
 
-def measure(reference: Reference, draws: Sequence[Photos], seed: int) -> dict:
+def measure(reference: Reference, draws: Sequence[Photos], seed: int, sampling: Sampling | None = None) -> dict:
     """`metrics`, `fd_curve` and `per_class` of `results.json`, for repeated draws of equally many samples."""
     n = len(draws[0])
     chosen = np.random.default_rng(seed).permutation(len(reference.other))[:n]
-    stand_in = reference.other.features[torch.from_numpy(chosen)]
-    real = compare(reference, stand_in, seed)
+    equal_n = len(chosen)
+    photos = compare(reference, reference.other.features[torch.from_numpy(chosen)], seed)
     whole = [compare(reference, draw.features, seed) for draw in draws]
-    fewer = whole if len(chosen) == n else [compare(reference, draw.features[: len(chosen)], seed) for draw in draws]
+    fewer = whole if equal_n == n else [compare(reference, draw.features[:equal_n], seed) for draw in draws]
     metrics = []
 
     def add(name: str, label: str, better: str, values: Sequence[float], k: int | None = None, **more) -> None:
         record = {"name": name, "label": label, **mean_and_std(values), "better": better, "repeats": len(draws)}
         record |= {"n_generated": n, "n_real": len(reference.photos), "k": k, "seed": seed}
-        record |= {"extractor": reference.extractor.describe(), "real_photos": None, "same_n": None, "note": None}
-        metrics.append(record | more)
+        record |= {"extractor": reference.extractor.describe(), "sampling": sampling and asdict(sampling)}
+        metrics.append(record | {"real_photos": None, "same_n": None, "note": None} | more)
 
-    def add_comparison(name: str, label: str, better: str, k: int | None = None, note: str | None = None) -> None:
+    def add_comparison(name: str, label: str, better: str, k: int | None = None, **more) -> None:
         add(
             name,
             label if k is None else f"{label}, k={k}",
             better,
-            [values[name, k] for values in whole],
+            [found.values[name, k] for found in whole],
             k,
-            real_photos={"n": len(chosen), "value": real[name, k]},
-            same_n={"n": len(chosen), **mean_and_std([values[name, k] for values in fewer])},
-            note=note,
+            real_photos={"n": equal_n, "value": photos.values[name, k]},
+            same_n={"n": equal_n, **mean_and_std([found.values[name, k] for found in fewer])},
+            **more,
         )
 
-    distance = reference.extractor.distance_name
-    curves = [fd_infinity(reference.gaussian, draw.features, seed=seed) for draw in draws]
-    add_comparison("frechet_distance", distance, "lower", note=small_sample_note(reference.extractor, draws[0]))
-    add("frechet_distance_infinity", f"{distance}, N→∞", "lower", [curve.value for curve in curves])
-    subset_std = np.mean([values["kernel_distance_std", None] for values in whole])
-    add_comparison(
-        "kernel_distance", reference.extractor.kernel_name, "lower", note=f"± {subset_std:.3g} over its random subsets"
-    )
+    def add_ratio(name: str, label: str, better: str, k: int | None = None) -> None:
+        ceiling = photos.values[name, k]
+        if ceiling > 0:
+            ratios = [found.values[name, k] / ceiling for found in fewer]
+            more = {"n_generated": equal_n, "real_photos": {"n": equal_n, "value": 1.0}}
+            add(f"{name}_ratio", f"{label} / real photos'", better, ratios, k, **more)
+
+    distance, kernel = reference.extractor.distance_name, reference.extractor.kernel_name
+    small = small_sample_note(reference.extractor.name, *draws[0].features.shape)
+    add_comparison("frechet_distance", distance, "lower", note=small)
+    add_ratio("frechet_distance", distance, "lower")
+    add_comparison("frechet_distance_infinity", f"{distance}, N→∞", "lower")
+    subsets = {"number": whole[0].kernel.subsets, "size": whole[0].kernel.subset_size}
+    subsets["std"] = float(np.mean([found.kernel.std for found in whole]))
+    spread = f"± {subsets['std']:.3g} over {subsets['number']} random subsets of {subsets['size']:,}"
+    add_comparison("kernel_distance", kernel, "lower", subsets=subsets, note=spread)
     for k in (K_STUDENT, K_PAPER):
-        above = np.mean([values["precision", k] for values in fewer]) > real["precision", k]
+        above = np.mean([found.values["precision", k] for found in fewer]) > photos.values["precision", k]
         add_comparison("precision", "precision", "higher", k, note=ABOVE_CEILING if above else None)
         add_comparison("recall", "recall", "higher", k)
+    for name in ("precision", "recall"):
+        add_ratio(name, f"{name}, k={K_STUDENT}", "higher", K_STUDENT)
     add_comparison("density", "density", "near real photos", K_COVERAGE)
     add_comparison("coverage", "coverage", "higher", K_COVERAGE)
 
@@ -196,6 +225,12 @@ def measure(reference: Reference, draws: Sequence[Photos], seed: int) -> dict:
             "chance that a sample lies nearer to its nearest training photo than a held-out photo does",
         ),
         (
+            "median_distance",
+            "distance to training",
+            1.0,
+            "median distance of samples to the nearest training photo, over that of held-out photos",
+        ),
+        (
             "nearer_than_closest_percent",
             "nearest hundredth",
             0.01,
@@ -217,7 +252,8 @@ def measure(reference: Reference, draws: Sequence[Photos], seed: int) -> dict:
             real_photos={"n": len(reference.validation), "value": expected},
             note=note,
         )
-    return {"metrics": metrics, "fd_curve": asdict(curves[0]), "per_class": per_class(reference, draws)}
+    curve = asdict(whole[0].curve) | {"real_photos": asdict(photos.curve)}
+    return {"metrics": metrics, "fd_curve": curve, "per_class": per_class(reference, draws)}
 
 
 def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
@@ -228,12 +264,12 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def small_sample_note(extractor: Extractor, draw: Photos) -> str | None:
-    n, dim = draw.features.shape
-    if extractor.name == "inception" and n < INCEPTION_MINIMUM:
+def small_sample_note(extractor: str, n: int, dim: int) -> str | None:
+    """What must be said of a Frechet distance of n samples with features of `dim` numbers."""
+    if extractor == "inception" and n < INCEPTION_MINIMUM:
         return f"fewer than {INCEPTION_MINIMUM:,} samples: an FID this small in N is mostly bias; read the KID"
     if n <= dim:
-        return f"no more samples than the features' {dim} dimensions: mostly bias; read the {extractor.kernel_name}"
+        return f"no more samples than the features' {dim} dimensions: mostly bias; read the kernel distance"
     return None
 
 
@@ -288,11 +324,13 @@ def table(results: dict) -> str:
     rows = [("", f"N={first['n_generated']:,}", f"N={n_equal:,}", f"real, N={n_equal:,}", "better")]
     for record in metrics:
         same_n, real = record["same_n"], record["real_photos"]
+        value = number(record["value"], record["std"])
+        of_all = record["n_generated"] == first["n_generated"]
         rows.append(
             (
                 record["label"],
-                number(record["value"], record["std"]),
-                number(same_n["value"], same_n["std"]) if same_n else "",
+                value if of_all else "",
+                number(same_n["value"], same_n["std"]) if same_n else ("" if of_all else value),
                 (number(real["value"]) + ("" if real["n"] == n_equal else f" (N={real['n']:,})")) if real else "",
                 record["better"],
             )
@@ -311,11 +349,7 @@ def table(results: dict) -> str:
     if results["sweep"]:
         lines += ["", *align(sweep_rows(results["sweep"]))]
     if results["autoencoder"]:
-        lines += ["", "autoencoder on held-out photos"]
-        found = results["autoencoder"]
-        lines += align(
-            [(key, number(found[key])) for key in ("psnr", "frechet_distance", "recognised", "recognised_photos")]
-        )
+        lines += ["", *align(autoencoder_rows(results["autoencoder"]))]
     return "\n".join(lines)
 
 
@@ -346,6 +380,20 @@ def sweep_rows(sweep: dict) -> list[tuple[str, ...]]:
         records = [point["metrics"][i] for point in sweep["points"]]
         rows.append((label, *(number(record["value"], record["std"]) for record in records)))
     return rows
+
+
+def autoencoder_rows(found: dict) -> list[tuple[str, ...]]:
+    n, labels = f"{found['n']:,}", found["labels"]
+    lpips = number(found["lpips"]) if found["lpips"] is not None else "not measured: give --perceptual_weights FILE"
+    distance = number(found["frechet_distance"]) + (f" ({found['note']})" if found["note"] else "")
+    return [
+        ("autoencoder", f"reconstructions of held-out photos, N={n}", f"the photos, N={n}"),
+        ("PSNR, dB", number(found["psnr"]), ""),
+        ("LPIPS (squeezenet)", lpips, ""),
+        (f"{labels['frechet_distance']} to the photos", distance, ""),
+        (f"{labels['kernel_distance']} to the photos", number(found["kernel_distance"]), ""),
+        ("recognised by the probe", number(found["recognised"]), number(found["recognised_photos"])),
+    ]
 
 
 def number(value: float, std: float | None = None) -> str:

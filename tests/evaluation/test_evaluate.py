@@ -2,20 +2,25 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline
+from animal_ldm.data.prepared import load_split
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation import draw
 from animal_ldm.evaluation.evaluate import main, quick_report, sweep_values
 from animal_ldm.evaluation.features import load_extractor
+from animal_ldm.evaluation.images import images_of_split
 from animal_ldm.evaluation.metrics import kernel_distance
+from animal_ldm.perceptual import PerceptualDistance
 
 
 @pytest.fixture
@@ -43,13 +48,15 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     assert results["sampling"]["guidance_scale"] == 3
     assert results["sampling"]["num_inference_steps"] == 2
     names = [(record["name"], record["k"]) for record in results["metrics"]]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) >= 14
     for record in results["metrics"]:
-        assert record["n_generated"] == 30
+        assert record["n_generated"] == (27 if record["name"].endswith("_ratio") else 30)
         assert record["n_real"] == 60
         assert record["seed"] == 423432
         assert record["repeats"] == 2
         assert record["std"] is not None
+        assert record["real_photos"]["n"] == 27
+        assert record["sampling"]["guidance_scale"] == 3
         assert record["extractor"] == results["extractor"]
         assert set(record["extractor"]) == {"name", "weights_digest", "resize"}
     first = results["metrics"][0]
@@ -59,6 +66,11 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     assert first["real_photos"]["value"] < first["value"]  # real photos beat an untrained model
     assert [point["value"] for point in results["sweep"]["points"]] == [1, 3]
     assert results["sweep"]["points"][1]["metrics"] == results["metrics"]
+    assert results["sweep"]["points"][0]["metrics"][0]["sampling"]["guidance_scale"] == 1
+    assert results["fd_curve"]["real_photos"]["sizes"][-1] == 27
+    kernel = next(record for record in results["metrics"] if record["name"] == "kernel_distance")
+    assert (kernel["subsets"]["number"], kernel["subsets"]["size"]) == (100, 30)
+    assert kernel["subsets"]["std"] > 0
     assert {found["label"] for found in results["per_class"]} == {"lion", "polar bear", "zebra"}
     assert sum(found["n_generated"] for found in results["per_class"]) == 60
     pictures = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png"}
@@ -72,6 +84,22 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
         "guidance_scale",
     ):
         assert text in printed
+
+
+def test_ratios_are_of_equal_n(run, tiny_pipeline_folder):
+    """Samples over held-out photos, both against the same reference and as many of the one as of the other."""
+    results, _, printed = run(tiny_pipeline_folder, "-n", "40", "--steps", "1")
+    found = {(record["name"], record["k"]): record for record in results["metrics"]}
+    for name, k in (("frechet_distance", None), ("precision", 10), ("recall", 10)):
+        whole, ratio = found[name, k], found[f"{name}_ratio", k]
+        assert ratio["n_generated"] == whole["same_n"]["n"] == whole["real_photos"]["n"] == 27
+        assert ratio["value"] == pytest.approx(whole["same_n"]["value"] / whole["real_photos"]["value"])
+    # an untrained model: far from the photos, and that many are far more than the bias of few
+    assert found["frechet_distance_ratio", None]["value"] > 2
+    (line,) = (line for line in printed.splitlines() if line.startswith("FD (tiny-resnet) / real photos'"))
+    # in the column of the equal N, the column of all samples empty
+    header = next(line for line in printed.splitlines() if "N=40" in line)
+    assert not line[: header.index("N=40") + 4].removeprefix("FD (tiny-resnet) / real photos'").strip()
 
 
 def test_second_run_draws_nothing_and_finds_the_same(run, tiny_pipeline_folder, monkeypatch):
@@ -120,6 +148,9 @@ def test_real_photos_as_samples_score_like_real_photos(run, prepared):
     assert results["sampling"] is None
     assert found["faithfulness", None]["value"] == found["faithfulness", None]["real_photos"]["value"] > 0.9
     assert found["nearer_than_held_out", None]["value"] == 0.5
+    assert found["median_distance", None]["value"] == 1
+    assert found["frechet_distance_ratio", None]["value"] == pytest.approx(1)
+    assert found["precision_ratio", 10]["value"] == found["recall_ratio", 10]["value"] == 1
     for name in ("precision", "recall"):
         assert found[name, 3]["value"] == found[name, 3]["real_photos"]["value"]
     assert results["fd_curve"]["sizes"][-1] == 27
@@ -129,6 +160,7 @@ def test_copies_of_training_photos_are_reported(run, prepared):
     results, *_ = run(prepared / "train", "-n", "30")
     found = {record["name"]: record["value"] for record in results["metrics"]}
     assert found["nearer_than_held_out"] == 1
+    assert found["median_distance"] == 0
     assert found["authpct"] == 0
 
 
@@ -139,8 +171,47 @@ def test_reconstructions(run, tiny_pipeline_folder):
     assert 0 < found["psnr"] < 30
     assert found["frechet_distance"] > 0
     assert found["recognised_photos"] > 0.9
+    assert found["lpips"] is None
     assert len(list((out / "reconstructions").rglob("*.png"))) == 27
-    assert "psnr" in printed
+    assert "PSNR" in printed
+    assert "LPIPS (squeezenet)" in printed
+    assert "not measured: give --perceptual_weights FILE" in printed
+
+
+@pytest.fixture(scope="module")
+def larger_photos(prepared, tmp_path_factory):
+    """`prepared` at 48 px: SqueezeNet, and with it LPIPS, sees nothing in 16."""
+    folder = tmp_path_factory.mktemp("larger") / "prepared"
+    shutil.copytree(prepared, folder)
+    for path in folder.rglob("*.png"):
+        Image.open(path).resize((48, 48), Image.Resampling.NEAREST).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("extractor", ["squeezenet", "another"])
+def test_psnr_and_lpips_of_reconstructions(
+    tiny_pipeline_folder, larger_photos, squeezenet_weights, tiny_resnet, tmp_path, extractor
+):
+    """Against LPIPS and the decoder themselves, called on all photos at once."""
+    common = ["--data", str(larger_photos), "--workers", "0", "--device", "cpu", "-n", "12", "--steps", "1"]
+    common += ["--out", str(tmp_path), "--batch_size", "5", "--reconstructions"]
+    extractors = {
+        "squeezenet": ["--extractor", "squeezenet", "--extractor_weights", str(squeezenet_weights)],
+        "another": ["--extractor", str(tiny_resnet), "--perceptual_weights", str(squeezenet_weights)],
+    }
+    main([tiny_pipeline_folder, *common, *extractors[extractor]])
+    found = json.loads((tmp_path / "results.json").read_text())["autoencoder"]
+    photos = images_of_split(load_split(larger_photos, "validation"))
+    images = torch.stack([torch.from_numpy(photos[i]) for i in range(len(photos))]).permute(0, 3, 1, 2) / 127.5 - 1
+    vae = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder).vae
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+        decoded = ((decoded + 1) * 127.5).round() / 127.5 - 1  # as a picture
+        lpips = PerceptualDistance(squeezenet_weights)(images, decoded).mean()
+    psnr = 10 * torch.log10(4 / (images - decoded).square().mean((1, 2, 3))).mean()
+    assert found["n"] == 27
+    assert found["lpips"] == pytest.approx(float(lpips), rel=1e-3)
+    assert found["psnr"] == pytest.approx(float(psnr), rel=1e-3)
 
 
 def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_stand_in, tmp_path, monkeypatch, capsys):
@@ -158,6 +229,21 @@ def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_st
     assert "fewer than 2,048 samples" in first["note"]
     assert first["extractor"]["weights_digest"] == digest
     assert "fewer than 2,048 samples" in capsys.readouterr().out
+
+
+def test_quick_fid_of_few_samples_is_labelled(
+    tiny_pipeline_folder, prepared, inception_stand_in, tmp_path, monkeypatch
+):
+    import hashlib
+
+    from animal_ldm.evaluation import features
+
+    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_stand_in.read_bytes()).hexdigest())
+    pipeline = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder)
+    extractor = load_extractor("inception", inception_stand_in)
+    found = quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, draw.Sampling(num_inference_steps=1))
+    assert found["labels"]["frechet_distance"] == "FID"
+    assert "fewer than 2,048 samples" in found["note"]
 
 
 def test_quick_report(tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):

@@ -1,6 +1,8 @@
 """Extractors: what they see, what they are called, and which weights they refuse."""
 
 import hashlib
+import http.server
+import threading
 import urllib.error
 
 import numpy as np
@@ -91,6 +93,52 @@ def test_a_damaged_download_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="invalid hash value"):
         load_extractor("inception")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+    """Serves `content`; with `cut`, breaks off in the middle of it."""
+
+    content, cut, requests = b"", False, 0
+
+    def do_GET(self):
+        type(self).requests += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: len(self.content) // 2] if self.cut else self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def inception_server(inception_stand_in, tmp_path, monkeypatch):
+    """The place that Inception's weights come from, and a user's cache that does not hold them yet."""
+    handler = type("Handler", (_Server,), {"content": inception_stand_in.read_bytes()})
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "INCEPTION_URL", f"http://127.0.0.1:{server.server_port}/inception-2015-12-05.pt")
+    monkeypatch.setattr(module, "INCEPTION_SHA256", sha256(inception_stand_in))
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_weights_are_fetched_once_into_the_users_cache(inception_server, tmp_path):
+    first = load_extractor("inception")
+    assert sha256(tmp_path / "animal_ldm" / "inception-2015-12-05.pt") == first.weights_digest
+    assert load_extractor("inception").weights_digest == first.weights_digest
+    assert inception_server.requests == 1
+
+
+def test_a_download_cut_in_the_middle_leaves_nothing(inception_server, tmp_path):
+    inception_server.cut = True
+    with pytest.raises(InputError, match="could not be fetched"):
+        load_extractor("inception")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    inception_server.cut = False
+    assert load_extractor("inception").distance_name == "FID"
 
 
 # SqueezeNet
@@ -212,6 +260,30 @@ def test_dinov2_gives_the_class_token(tmp_path):
     with torch.no_grad():
         expected = Dinov2Model.from_pretrained(tmp_path)(normal).pooler_output
     torch.testing.assert_close(load_extractor("dinov2", tmp_path)(image), expected)
+
+
+def test_tokens_without_a_class_token_are_averaged(tmp_path):
+    from transformers import SwinConfig, SwinModel, ViTImageProcessor
+
+    config = SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4, drop_path_rate=0
+    )
+    SwinModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = SwinModel.from_pretrained(tmp_path).eval()(image / 127.5 - 1).pooler_output
+    torch.testing.assert_close(load_extractor(str(tmp_path))(image), expected)
+
+
+def test_folder_of_no_image_model(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(InputError, match="a transformers image model, found none at"):
+        load_extractor(str(tmp_path))
 
 
 def test_unknown_extractor():

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from animal_ldm.errors import InputError
+from animal_ldm.evaluation.features import extract, load_extractor
+from animal_ldm.evaluation.images import images_of_folder
 from animal_ldm.evaluation.metrics import (
     density_coverage,
     fd_infinity,
@@ -42,7 +45,78 @@ def reference_prdc(real, fake, k):
         return prdc.compute_prdc(real, fake, k)
 
 
+@pytest.fixture(scope="module")
+def network_features(tiny_resnet, tmp_path_factory):
+    """What a network, if a small one, sees in pictures: (N, D) of coloured blobs, (M, D) of paler ones, float32.
+
+    Unlike Gaussians they are rectified, skewed and strongly correlated.
+    """
+    rng = np.random.default_rng(0)
+    extractor = load_extractor(str(tiny_resnet))
+    found = []
+    for name, n, contrast in (("real", 160, 110), ("fake", 130, 80)):
+        folder = tmp_path_factory.mktemp(name)
+        for i in range(n):
+            coarse = np.clip(rng.normal(128, contrast, (4, 4, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
+        found.append(extract(images_of_folder(folder), extractor).numpy())
+    return found
+
+
 # Parity
+
+
+def test_all_references_agree_on_a_networks_features(network_features):
+    from cleanfid.fid import fid_from_feats
+    from cleanfid.fid import kernel_distance as clean_kernel_distance
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    real, fake = (x.astype(np.float64) for x in network_features)
+    n, m = len(real), len(fake)
+    for k in (3, 10):
+        expected = reference_prdc(real, fake, k)
+        (found,) = neighbourhoods(*network_features, [k])  # float32, as the report has them
+        assert 0 < found.precision < 1
+        assert 0 < found.recall < 1
+        assert round(found.precision * m) == round(expected["precision"] * m)
+        assert round(found.recall * n) == round(expected["recall"] * n)
+        assert round(found.density * k * m) == round(expected["density"] * k * m)
+        assert round(found.coverage * n) == round(expected["coverage"] * n)
+        fidelity = calculate_precision_recall_full(torch.from_numpy(fake), torch.from_numpy(real), neighborhood=k)
+        assert (found.precision, found.recall) == pytest.approx(fidelity, abs=1e-7)
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        clean = fid_from_feats(real, fake)
+    statistics = [fid_features_to_statistics(torch.from_numpy(x)) for x in (fake, real)]
+    found = frechet_distance_of_features(*network_features)
+    assert found == pytest.approx(clean, rel=1e-6)
+    assert found == pytest.approx(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID], rel=1e-6)
+
+    found = kernel_distance(*network_features, subsets=10, subset_size=50, seed=3)
+    tensors = torch.from_numpy(fake), torch.from_numpy(real)
+    expected = kid_features_to_metric(*tensors, kid_subsets=10, kid_subset_size=50, rng_seed=3, verbose=False)
+    assert found.mean == pytest.approx(expected[KEY_METRIC_KID_MEAN], rel=1e-6)
+    whole = kernel_distance(real[:m], fake, subsets=1)
+    assert whole.mean == pytest.approx(clean_kernel_distance(fake, real[:m], num_subsets=1), rel=1e-6)
+
+
+def test_ties_are_torch_fidelitys_for_precision_and_prdcs_for_density():
+    """On a grid most radii are met exactly: `<=` and prdc's strict `<` give other numbers for the same features."""
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    rng = np.random.default_rng(0)
+    real, fake = (rng.integers(0, 4, (size, 5)).astype(np.float64) for size in (120, 90))
+    (found,) = neighbourhoods(real, fake, [3])
+    strict = reference_prdc(real, fake, 3)
+    assert found.density == pytest.approx(strict["density"], rel=1e-12)
+    assert found.coverage == pytest.approx(strict["coverage"], rel=1e-12)
+    closed = calculate_precision_recall_full(torch.from_numpy(fake), torch.from_numpy(real), neighborhood=3)
+    assert (found.precision, found.recall) == pytest.approx(closed, abs=1e-7)
+    assert found.precision > strict["precision"]
+    assert found.recall > strict["recall"]
 
 
 @pytest.mark.parametrize("k", [3, 5, 10])
@@ -237,6 +311,32 @@ def test_k_needs_more_than_k_features():
 def test_integers_are_refused():
     with pytest.raises(InputError, match="float32 or float64"):
         precision_recall(torch.zeros(10, 3, dtype=torch.int64), torch.zeros(10, 3))
+
+
+# Scale
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux tells it")
+def test_memory_is_that_of_a_block_not_of_all_distances():
+    """7,000 x 7,000 distances take 187 MiB in float32."""
+    script = """
+        from pathlib import Path
+        import torch
+        from animal_ldm.evaluation.metrics import neighbourhoods
+        def memory(field):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+        generator = torch.Generator().manual_seed(0)
+        real, fake = (torch.randn(7_000, 8, generator=generator) for _ in range(2))
+        neighbourhoods(real[:2000], fake[:2000], [3])  # what libraries set up once
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        neighbourhoods(real, fake, [3])
+        print(memory("VmHWM") - before)
+        """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 90
 
 
 # Several processes

@@ -1,5 +1,6 @@
 """The modules for the `evaluate` library load without a network and give what the functions give."""
 
+import hashlib
 from pathlib import Path
 
 import evaluate
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import animal_ldm.evaluation.modules as modules
+from animal_ldm.evaluation import features
 from animal_ldm.evaluation.features import extract, load_extractor
 from animal_ldm.evaluation.images import images_of_folder
 from animal_ldm.evaluation.metrics import frechet_distance_of_features, precision_recall
@@ -37,6 +39,7 @@ def test_features_from_files_are_no_fid(feature_files):
     found = evaluate.load(str(FOLDER / "fid")).compute(**paths)
     assert found["frechet_distance"] == pytest.approx(frechet_distance_of_features(real, fake))
     assert found["extractor"] == "features as given"
+    assert found["note"] is None
     assert (found["n_generated"], found["n_real"]) == (50, 60)
     assert "fid" not in found
 
@@ -65,6 +68,22 @@ def test_image_folders(tmp_path, squeezenet_weights):
     expected = [extract(images_of_folder(tmp_path / name), extractor) for name in ("real", "fake")]
     assert found["frechet_distance"] == pytest.approx(frechet_distance_of_features(*expected))
     assert found["extractor"] == extractor.describe()
+    assert "no more samples than the features' 512 dimensions" in found["note"]
+
+
+def test_fid_is_inceptions_and_few_samples_are_labelled(tmp_path, inception_stand_in, monkeypatch):
+    digest = hashlib.sha256(inception_stand_in.read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    for level, name in enumerate(("real", "fake")):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("RGB", (16, 16), (60 * i, 200, 90 * level)).save(tmp_path / name / f"{i}.png")
+    found = evaluate.load(str(FOLDER / "fid")).compute(
+        references=[str(tmp_path / "real")], predictions=[str(tmp_path / "fake")], weights=str(inception_stand_in)
+    )
+    assert found["fid"] > 0
+    assert found["extractor"]["weights_digest"] == digest
+    assert "fewer than 2,048 samples" in found["note"]
 
 
 @pytest.mark.parametrize("name", ["fid", "precision_recall"])

@@ -54,6 +54,7 @@ def photos(n: int, seed: int) -> torch.Tensor:
 def test_fresh_samples_look_like_held_out_photos():
     found = memorisation(photos(800, 0), photos(400, 1), photos(400, 2))
     assert found.nearer_than_held_out == pytest.approx(0.5, abs=0.05)
+    assert found.median_distance == pytest.approx(1, abs=0.05)
     assert found.nearer_than_closest_percent == pytest.approx(0.01, abs=0.015)
     assert found.authpct == pytest.approx(found.held_out_authpct, abs=8)
 
@@ -63,6 +64,7 @@ def test_copies_are_found():
     samples = torch.cat((train[:100] + 1e-4, photos(100, 2)))
     found = memorisation(train, photos(400, 1), samples)
     assert found.nearer_than_held_out == pytest.approx(0.75, abs=0.05)
+    assert found.median_distance < 0.8
     assert found.nearer_than_closest_percent == pytest.approx(0.5, abs=0.03)
     assert found.authpct == pytest.approx(found.held_out_authpct / 2, abs=5)
 

@@ -1,11 +1,10 @@
 """Frechet distance of two sets of pictures, as a module of the `evaluate` library."""
 
-import datasets
 import evaluate
 
-from animal_ldm.evaluation.features import load_extractor
 from animal_ldm.evaluation.metrics import frechet_distance_of_features
-from animal_ldm.evaluation.modules import only_files, read_features
+from animal_ldm.evaluation.modules import PATHS, compared
+from animal_ldm.evaluation.report import small_sample_note
 
 DESCRIPTION = """
 Frechet distance between the Gaussians fitted to image features of generated and of real pictures; lower is better.
@@ -21,8 +20,9 @@ Args:
     weights (str, optional): the extractor's weights, where they are not to be fetched.
     device (str): where the extractor runs, cpu by default.
 Returns:
-    {"fid": ...} with Inception, else {"frechet_distance": ...}, and beside it n_generated, n_real and extractor: its
-    name, digest of the weights and resize rule, or "features as given".
+    {"fid": ...} with Inception, else {"frechet_distance": ...}, and beside it n_generated, n_real, extractor (its
+    name, digest of the weights and resize rule, or "features as given") and note (None, or why the number is mostly
+    bias).
 Examples:
     >>> fid = evaluate.load("animal_ldm/evaluation/modules/fid")
     >>> fid.compute(predictions=["samples"], references=["photos"])  # doctest: +SKIP
@@ -48,22 +48,18 @@ CITATION = """
 @evaluate.utils.file_utils.add_start_docstrings(DESCRIPTION, INPUTS)
 class FID(evaluate.Metric):
     def _info(self):
-        path = datasets.Value("string")
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
             inputs_description=INPUTS,
-            features=datasets.Features({"predictions": path, "references": path}),
+            features=PATHS,
             reference_urls=["https://arxiv.org/abs/1706.08500", "https://arxiv.org/abs/2104.11222"],
         )
 
     def _compute(self, predictions, references, extractor="inception", weights=None, device="cpu"):
-        eye = None if only_files(predictions, references) else load_extractor(extractor, weights, device)
-        fake, real = read_features(predictions, eye), read_features(references, eye)
-        name = "fid" if eye and eye.name == "inception" else "frechet_distance"
-        return {
-            name: frechet_distance_of_features(real, fake),
-            "n_generated": len(fake),
-            "n_real": len(real),
-            "extractor": eye.describe() if eye else "features as given",
-        }
+        real, fake, context = compared(predictions, references, extractor, weights, device)
+        described = context["extractor"]
+        eye = described["name"] if isinstance(described, dict) else described
+        name = "fid" if eye == "inception" else "frechet_distance"
+        distance = {name: frechet_distance_of_features(real, fake)}
+        return distance | context | {"note": small_sample_note(eye, *fake.shape)}

@@ -1,11 +1,9 @@
 """Improved precision and recall, density and coverage, as a module of the `evaluate` library."""
 
-import datasets
 import evaluate
 
-from animal_ldm.evaluation.features import load_extractor
 from animal_ldm.evaluation.metrics import neighbourhoods
-from animal_ldm.evaluation.modules import only_files, read_features
+from animal_ldm.evaluation.modules import PATHS, compared
 
 DESCRIPTION = """
 Improved precision (share of generated pictures that lie within the real ones' manifold) and recall (share of real
@@ -49,24 +47,18 @@ CITATION = """
 @evaluate.utils.file_utils.add_start_docstrings(DESCRIPTION, INPUTS)
 class PrecisionRecall(evaluate.Metric):
     def _info(self):
-        path = datasets.Value("string")
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
             inputs_description=INPUTS,
-            features=datasets.Features({"predictions": path, "references": path}),
+            features=PATHS,
             reference_urls=["https://arxiv.org/abs/1904.06991", "https://arxiv.org/abs/2002.09797"],
         )
 
     def _compute(self, predictions, references, k=(10, 3), extractor="inception", weights=None, device="cpu"):
-        eye = None if only_files(predictions, references) else load_extractor(extractor, weights, device)
-        fake, real = read_features(predictions, eye), read_features(references, eye)
+        real, fake, context = compared(predictions, references, extractor, weights, device)
         found = {}
         for near in neighbourhoods(real, fake, [k] if isinstance(k, int) else list(k)):
             for name in ("precision", "recall", "density", "coverage"):
                 found[f"{name}_k{near.k}"] = getattr(near, name)
-        return found | {
-            "n_generated": len(fake),
-            "n_real": len(real),
-            "extractor": eye.describe() if eye else "features as given",
-        }
+        return found | context
