@@ -1,5 +1,6 @@
 """The report's pictures: samples per class, the precision-recall plane, FD against 1/N, nearest photos, a sweep."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def save_sample_grid(samples: Images, results: dict, path: Path, columns: int = 
             rows[label].append(samples[index])
     rows = dict(sorted(rows.items()))
     figure = Figure(figsize=(0.9 * columns + 1.2, 0.93 * len(rows) + 0.4), layout="constrained")
-    figure.suptitle(sampling_line(results), fontsize="small", color=QUIET)
+    _caption(figure, results)
     for axes, (label, pictures) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         blank = [np.full_like(pictures[0], 255)] * (columns - len(pictures))
         axes.imshow(np.concatenate([*pictures, *blank], axis=1), interpolation="nearest")
@@ -68,7 +69,7 @@ def save_precision_recall(results: dict, path: Path) -> None:
         )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision", aspect="equal")
     axes.set_title(f"{results['extractor']['name']} features, {found['precision', 10]['n_real']:,} reference photos")
-    figure.suptitle(sampling_line(results), fontsize="small", color=QUIET)
+    _caption(figure, results)
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     _save(figure, path)
@@ -78,11 +79,12 @@ def save_fd_curve(results: dict, path: Path) -> None:
     """FD against 1/N with its extrapolation, and what real photos score."""
     curves, record = results["fd_curve"], results["metrics"][0]
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    figure.suptitle(sampling_line(results), fontsize="small", color=QUIET)
+    _caption(figure, results)
     axes = figure.subplots()
     sizes = np.array(curves["sizes"])
     first = 1 / min(sizes.min(), *curves["real_photos"]["sizes"])
-    for curve, colour, name in ((curves, SAMPLES, "samples"), (curves["real_photos"], REAL, "real photos: the floor")):
+    drawn = "samples" if record["repeats"] == 1 else f"samples, the first of {record['repeats']} draws"
+    for curve, colour, name in ((curves, SAMPLES, drawn), (curves["real_photos"], REAL, "real photos: the floor")):
         axes.plot(1 / np.array(curve["sizes"]), curve["distances"], "o", color=colour, label=name)
         line = np.array([0, first])
         label = f"straight line over 1/N, {curve['value']:.4g} at N→∞"
@@ -155,9 +157,15 @@ def save_sweep(results: dict, path: Path) -> None:
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel(found["frechet_distance", None]["label"])
     n, real = found["precision", 10]["n_generated"], found["precision", 10]["real_photos"]["n"]
-    explained = f"{sweep['parameter']} beside each point, {n:,} samples; dotted: real photos, N={real:,}"
-    figure.suptitle(explained, fontsize="medium")
+    explained = f"{sweep['parameter']} beside each point, {n:,} samples, seed {results['sampling']['seed']}"
+    figure.suptitle(f"{explained}; dotted: real photos, N={real:,}", fontsize="medium")
     _save(figure, path)
+
+
+def _caption(figure: Figure, results: dict) -> None:
+    """How the samples were drawn, in as many lines as the width asks for."""
+    lines = textwrap.fill(sampling_line(results), width=int(11 * figure.get_figwidth()))
+    figure.suptitle(lines, fontsize="small", color=QUIET)
 
 
 def _bare(axes) -> None:

@@ -110,19 +110,25 @@ def test_second_run_draws_nothing_and_finds_the_same(run, tiny_pipeline_folder, 
 
 @pytest.mark.slow
 def test_two_processes_find_the_same(run, tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):
-    expected, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2")
+    expected, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2", "--reconstructions")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "animal_ldm.evaluation.evaluate", tiny_pipeline_folder, "--data", str(prepared)]
     command += ["--extractor", str(tiny_resnet), "--out", str(tmp_path / "two"), "--workers", "0", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
-        [*command, "-n", "20", "--steps", "2"], env=environment, capture_output=True, text=True, timeout=120
+        [*command, "-n", "20", "--steps", "2", "--reconstructions"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("FD (tiny-resnet), N→∞") == 1  # the first process alone prints
     found = json.loads((tmp_path / "two" / "results.json").read_text())
     for one, two in zip(expected["metrics"], found["metrics"], strict=True):
         assert two["value"] == pytest.approx(one["value"], rel=1e-3, abs=1e-6)
+    for name in ("psnr", "frechet_distance", "recognised"):
+        assert found["autoencoder"][name] == pytest.approx(expected["autoencoder"][name], rel=1e-3)
 
 
 def test_class_mix(run, tiny_pipeline_folder):
