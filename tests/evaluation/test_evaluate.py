@@ -120,7 +120,7 @@ def test_two_processes_find_the_same(run, tiny_pipeline_folder, prepared, tiny_r
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("FD (tiny-resnet), N→∞") == 1  # the first process alone prints
