@@ -208,7 +208,7 @@ def test_psnr_and_lpips_of_reconstructions(
     main([tiny_pipeline_folder, *common, *extractors[extractor]])
     found = json.loads((tmp_path / "results.json").read_text())["autoencoder"]
     photos = images_of_split(load_split(larger_photos, "validation"))
-    images = torch.stack([torch.from_numpy(photos[i]) for i in range(len(photos))]).permute(0, 3, 1, 2) / 127.5 - 1
+    images = torch.stack([torch.tensor(photos[i]) for i in range(len(photos))]).permute(0, 3, 1, 2) / 127.5 - 1
     vae = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder).vae
     with torch.no_grad():
         decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
