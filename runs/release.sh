@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The released model, models/animal-ldm-128, from the photos to its card: everything that made it, in one command.
+# The road to the next released model, models/animal-ldm-128, from the photos to its card, in one command. The model that
+# is there now was made by first_cpu_model.sh, rounded to float16, and measured and published as at the end of this script.
 # usage: runs/release.sh PHOTOS SQUEEZENET.safetensors [OUT]     (what it gave, and what was tried: runs/LOG.md)
 # A stopped run goes on where it stood when the same command is given again.
 set -euo pipefail
@@ -39,13 +40,12 @@ resumed() { [ -d "$1/checkpoints" ] && echo --resume || true; }
     --balance_classes --snr_gamma None --lr_schedule cosine --save_dtype float16 \
     --mixed_precision bf16 --country FRA --cache_dir "$out/cache" "${unet[@]}" $(resumed "$out/animal-ldm-128")
 
-# Guidance is chosen by the kernel distance to the validation photos on a small sweep, then measured at full size.
-animal-ldm evaluate "$out/animal-ldm-128" --data "$out/photos11" -n 5000 --reconstructions \
+animal-ldm evaluate "$out/animal-ldm-128" --data "$out/photos11" -n 5000 --guidance_scale 4 --reconstructions \
     --extractor squeezenet --extractor_weights "$squeezenet" --out "$out/evaluation"
 
 rm -rf models/animal-ldm-128
 python push_to_hub.py "$out/animal-ldm-128" --repo_id animal-ldm/animal-ldm-128 --results "$out/evaluation" \
-    --data "$out/photos11" --staged models/animal-ldm-128 --dry_run
+    --data "$out/photos11" --seed 423432 --staged models/animal-ldm-128 --dry_run
 
 # Thirty pictures of every class, drawn by the model, for those who want to try the whole road on something small.
 python - <<'PYTHON'
@@ -61,7 +61,7 @@ for name in pipeline.classes:
     folder = Path("examples/animals-mini/train", name.title())
     folder.mkdir(parents=True, exist_ok=True)
     generators = [torch.Generator().manual_seed(1000 + number) for number in range(30)]
-    pictures = pipeline([with_article(name)] * 30, num_inference_steps=25, guidance_scale=3.0, generator=generators).images
+    pictures = pipeline([with_article(name)] * 30, num_inference_steps=25, guidance_scale=4.0, generator=generators).images
     for number, picture in enumerate(pictures):
         picture.save(folder / f"{number:03}.jpg", quality=85)
 PYTHON

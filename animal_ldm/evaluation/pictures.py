@@ -81,8 +81,7 @@ def save_fd_curve(results: dict, path: Path) -> None:
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     _caption(figure, results)
     axes = figure.subplots()
-    sizes = np.array(curves["sizes"])
-    first = 1 / min(sizes.min(), *curves["real_photos"]["sizes"])
+    first = 1 / min(*curves["sizes"], *curves["real_photos"]["sizes"])
     drawn = "samples" if record["repeats"] == 1 else f"samples, the first of {record['repeats']} draws"
     for curve, colour, name in ((curves, SAMPLES, drawn), (curves["real_photos"], REAL, "real photos: the floor")):
         axes.plot(1 / np.array(curve["sizes"]), curve["distances"], "o", color=colour, label=name)
@@ -90,8 +89,8 @@ def save_fd_curve(results: dict, path: Path) -> None:
         label = f"straight line over 1/N, {curve['value']:.4g} at N→∞"
         axes.plot(line, curve["value"] + curve["slope"] * line, color=colour, linewidth=1, label=label)
         axes.plot(0, curve["value"], "D", color=colour, fillstyle="none", clip_on=False)
-    ticks = sizes[[0, len(sizes) // 6, len(sizes) // 3, -1]]
-    axes.set_xticks([0, *(1 / ticks)], ["∞", *(f"{size:,}" for size in ticks)])
+    ticks = (1, 2, 4, 10)  # far enough apart for their labels
+    axes.set_xticks([0, *(first / tick for tick in ticks)], ["∞", *(f"{tick / first:,.0f}" for tick in ticks)])
     axes.set(xlabel="N, on a scale of 1/N", ylabel=record["label"], xlim=(0, None))
     axes.set_title(f"{record['n_real']:,} reference photos")
     axes.set_ylim(bottom=min(0, curves["value"], curves["real_photos"]["value"]))
