@@ -142,7 +142,6 @@ def test_empty_cells_are_white():
         (["--guidance_interval", "0.8", "0.2"], "but is 0.8 0.2"),
         (["--out", "zebra.jpg"], "zebra.jpg"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
-        (["--model", "models/animal-ldm-128"], "Train one with `animal-ldm train`"),
         (["--model", "nobody/nothing"], "nobody/nothing is no folder here, and the Hub could not be asked"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -150,6 +149,12 @@ def test_empty_cells_are_white():
 def test_bad_input(generate, option, message):
     with pytest.raises(InputError, match=message):
         generate(*option)
+
+
+def test_without_the_released_model_the_message_says_what_to_do(generate, monkeypatch):
+    monkeypatch.setattr("animal_ldm.generate.MODEL", "models/not-shipped")
+    with pytest.raises(InputError, match="Train one with `animal-ldm train`"):
+        generate("--model", "models/not-shipped")
 
 
 @pytest.mark.parametrize(
