@@ -9,21 +9,24 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..errors import InputError
 
+# Group normalisation needs several channels in a group: it takes away each group's mean and scale over the picture,
+# so a channel that is a group of its own no longer carries how bright or how colourful the picture is.
+
 # Channels from full resolution down; the last is that of the latent resolution and of the middle block.
 AUTOENCODERS = {
-    "tiny": {"block_out_channels": (16, 48, 96, 128), "layers_per_block": 1, "norm_num_groups": 16},
-    "small": {"block_out_channels": (32, 64, 128, 256), "layers_per_block": 1, "norm_num_groups": 32},
-    "medium": {"block_out_channels": (64, 128, 256, 256), "layers_per_block": 2, "norm_num_groups": 32},
+    "tiny": {"block_out_channels": (16, 48, 96, 128), "layers_per_block": 1, "norm_num_groups": 4},
+    "small": {"block_out_channels": (32, 64, 128, 256), "layers_per_block": 1, "norm_num_groups": 8},
+    "medium": {"block_out_channels": (64, 128, 256, 256), "layers_per_block": 2, "norm_num_groups": 16},
     "large": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32},
 }
 
 # Channels per resolution of the latent, halved from one to the next; attention everywhere but at full resolution of
 # a latent larger than 16 x 16, where it would cost more than all the rest.
 UNETS = {
-    "tiny": {"block_out_channels": (32, 64, 128), "layers_per_block": 1},
-    "small": {"block_out_channels": (64, 128, 192), "layers_per_block": 1},
-    "medium": {"block_out_channels": (128, 192, 256), "layers_per_block": 2},
-    "large": {"block_out_channels": (128, 256, 384), "layers_per_block": 2},
+    "tiny": {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "norm_num_groups": 8},
+    "small": {"block_out_channels": (64, 128, 192), "layers_per_block": 1, "norm_num_groups": 16},
+    "medium": {"block_out_channels": (128, 192, 256), "layers_per_block": 2, "norm_num_groups": 32},
+    "large": {"block_out_channels": (128, 256, 384), "layers_per_block": 2, "norm_num_groups": 32},
 }
 
 
@@ -81,7 +84,6 @@ def build_unet(
         cross_attention_dim=cross_attention_dim,
         # What diffusers calls attention_head_dim is the number of heads.
         attention_head_dim=tuple(max(1, width // 32) for width in channels),
-        norm_num_groups=32,
         dropout=dropout,
         **config,
     )

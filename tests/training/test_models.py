@@ -36,6 +36,12 @@ def test_every_autoencoder_preset_builds(preset):
         assert build_autoencoder(preset, 128, 8, 4).num_parameters() > 1e6
 
 
+@pytest.mark.parametrize("preset", [*UNETS.values(), *AUTOENCODERS.values()])
+def test_no_channel_is_normalised_alone(preset):
+    # it would lose its mean over the picture, and with it the picture's brightness and colour
+    assert min(preset["block_out_channels"]) / preset["norm_num_groups"] >= 4
+
+
 def test_impossible_sizes_are_named():
     with pytest.raises(InputError, match="downsample factor"):
         build_autoencoder("tiny", 32, 3, 4)
