@@ -42,8 +42,8 @@ class EvaluateArguments:
     split: Literal["train", "validation"] = "train"
     # How many samples.
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 7500
-    # What sees the pictures: inception (the only one whose distance is an FID), dinov2, clip, squeezenet, or the
-    # folder or Hub id of another transformers image model.
+    # What sees the pictures: inception (the only one whose distance is an FID), dinov2, clip, squeezenet, vae (an
+    # autoencoder's latents, for trying things out), or the folder or Hub id of another transformers image model.
     extractor: str = "inception"
     # The extractor's weights: TorchScript for inception, safetensors for squeezenet, a folder for the others. Fetched
     # if not given.

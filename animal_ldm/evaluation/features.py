@@ -16,7 +16,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from cleanfid.resize import make_resizer
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
@@ -192,6 +191,8 @@ def autoencoder_extractor(model: str, device: torch.device) -> Extractor:
 
     It needs no download and sees colours and layout, hardly what is in a picture: for trying things out.
     """
+    from diffusers import AutoencoderKL
+
     try:
         vae = AutoencoderKL.from_pretrained(model, subfolder="vae").eval().to(device)
     except (OSError, ValueError) as error:

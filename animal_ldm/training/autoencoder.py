@@ -104,27 +104,6 @@ class AutoencoderArguments:
     cache_dir: str = "outputs/cache"
 
 
-class Reconstruction(torch.nn.Module):
-    """The autoencoder's whole pass in one `forward`, for that is what accelerate wraps and synchronises."""
-
-    def __init__(self, vae: AutoencoderKL):
-        super().__init__()
-        self.vae = vae
-
-    def forward(
-        self, images: torch.Tensor, noise: torch.Tensor, change: "Change"
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images `(B, 3, H, W)` and standard normal noise `(B, C, h, w)` to reconstructions and the posterior's KL.
-
-        The latents are decoded after `change`. The KL divergence to N(0, I) is summed over the latent: `(B,)`.
-        """
-        posterior = self.vae.encode(images).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        latents = mean + torch.exp(0.5 * logvar) * noise
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
-        return self.vae.decode(change(latents)).sample, kl
-
-
 @dataclass(frozen=True)
 class Change:
     """Shrinks to `scale` of the size and turns by `quarters` of a circle: what latents and images are to share.
@@ -146,8 +125,27 @@ class Change:
 def draw_change(generator: torch.Generator, share: float) -> Change:
     """With probability `share` a scale of 1/4, 1/2, 3/4 or 1 and a turn; else none."""
     changed = torch.rand((), generator=generator).item() < share
-    scale, quarters = (torch.randint(4, (2,), generator=generator)).tolist()
+    scale, quarters = torch.randint(4, (2,), generator=generator).tolist()
     return Change((scale + 1) / 4, quarters) if changed else Change()
+
+
+class Reconstruction(torch.nn.Module):
+    """The autoencoder's whole pass in one `forward`, for that is what accelerate wraps and synchronises."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor, change: Change) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `(B, 3, H, W)` and standard normal noise `(B, C, h, w)` to reconstructions and the posterior's KL.
+
+        The latents are decoded after `change`. The KL divergence to N(0, I) is summed over the latent: `(B,)`.
+        """
+        posterior = self.vae.encode(images).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        latents = mean + torch.exp(0.5 * logvar) * noise
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
+        return self.vae.decode(change(latents)).sample, kl
 
 
 @torch.no_grad()
@@ -363,6 +361,12 @@ def train(arguments: AutoencoderArguments) -> None:
     # networks and training state
     torch.manual_seed(arguments.seed)
     vae = load_or_build(arguments)
+    latent_size = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    if arguments.equivariance and (latent_size % 4 or size < 32):
+        raise InputError(
+            "--equivariance shrinks to a quarter: expected an --image_size of at least 32 and latents of a size that "
+            f"4 divides, found {size} and {latent_size}"
+        )
     perceptual = PerceptualDistance(arguments.perceptual_weights).to(device) if arguments.perceptual_weight else None
     run = Run(
         accelerator,
@@ -373,12 +377,6 @@ def train(arguments: AutoencoderArguments) -> None:
     )
     trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
     run.resume(**trainer.parts())
-    latent_size = size // 2 ** (len(vae.config.block_out_channels) - 1)
-    if arguments.equivariance and (latent_size % 4 or size < 32):
-        raise InputError(
-            f"--equivariance shrinks to a quarter: expected an --image_size of at least 32 and latents of a size that "
-            f"4 divides, found {size} and {latent_size}"
-        )
     latent_shape = (arguments.batch_size, vae.config.latent_channels, latent_size, latent_size)
     some = validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
 
