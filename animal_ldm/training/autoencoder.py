@@ -1,6 +1,7 @@
 """Train the autoencoder: `accelerate launch -m animal_ldm.training.autoencoder` or `animal-ldm train-autoencoder`.
 
-L1 + LPIPS + KL, then, late, a patch discriminator: the recipe of latent diffusion (arXiv 2112.10752, appendix G).
+L1 + LPIPS + KL, then, late, a patch discriminator: the recipe of latent diffusion (arXiv 2112.10752, appendix G), and
+L1 once more between the pictures shrunk to the size of the latent.
 """
 
 import contextlib
@@ -67,6 +68,8 @@ class AutoencoderArguments:
     perceptual_weight: float = 1.0
     # SqueezeNet 1.1 backbone of LPIPS as safetensors; by default torchvision's own is downloaded.
     perceptual_weights: str | None = None
+    # Weight of L1 between the pictures shrunk to the size of the latent: without it, colours come very late.
+    coarse_weight: float = 1.0
     # Weight of the KL divergence, summed over the latent and divided by the number of pixel values.
     kl_weight: float = 1e-6
     # Weight of the patch discriminator's loss; 0 trains without.
@@ -324,8 +327,11 @@ class Trainer:
         return contextlib.nullcontext() if synchronised else self.accelerator.no_sync(model)
 
     def reconstruction_loss(self, images: torch.Tensor, decoded: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
-        """L1 + LPIPS + KL, the KL divergence per pixel value."""
-        loss = (decoded - images).abs().mean() + self.arguments.kl_weight * kl.mean() / images[0].numel()
+        """L1, fine and coarse, + LPIPS + KL, the KL divergence per pixel value."""
+        difference = decoded - images
+        coarse = F.avg_pool2d(difference, 2 ** (len(self.vae.config.block_out_channels) - 1))
+        loss = difference.abs().mean() + self.arguments.coarse_weight * coarse.abs().mean()
+        loss = loss + self.arguments.kl_weight * kl.mean() / images[0].numel()
         if self.perceptual is not None:
             with self.accelerator.autocast():
                 distance = self.perceptual(decoded, images)

@@ -134,6 +134,14 @@ def test_changes_are_drawn_as_often_as_asked():
     assert all(draw_change(step_generator(0, number), 0.0) == Change() for number in range(50))
 
 
+def test_a_wrong_colour_costs_twice_and_noise_once(arguments):
+    trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, total_steps=1)
+    images, kl = torch.zeros(2, 3, 16, 16), torch.zeros(2)
+    checkerboard = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    assert trainer.reconstruction_loss(images, images + 0.1, kl).item() == pytest.approx(0.2)
+    assert trainer.reconstruction_loss(images, images + 0.1 * checkerboard, kl).item() == pytest.approx(0.1)
+
+
 def test_an_autoencoder_trained_on_changes_decodes_turned_latents_better(arguments):
     arguments = dataclasses.replace(arguments, num_warmup_steps=0, discriminator_weight=0.0)
     ramp = torch.linspace(-1, 1, 32)
