@@ -23,13 +23,14 @@ from animal_ldm.arguments import parse
 from animal_ldm.cli import exit_on_bad_input
 from animal_ldm.data.captions import with_article
 from animal_ldm.data.prepared import load_split
-from animal_ldm.digest import weights_digest
 from animal_ldm.evaluation.draw import Sampling
 from animal_ldm.evaluation.evaluate import quick_report
 from animal_ldm.evaluation.features import Extractor, load_extractor
+from animal_ldm.perceptual import PerceptualDistance
+from animal_ldm.training.alignment import alignment_loss, build_projector, classifier_features
 from animal_ldm.training.batches import Batch, Photos
 from animal_ldm.training.ema import EMA
-from animal_ldm.training.latents import latent_moments
+from animal_ldm.training.latents import encoder_digest, latent_moments
 from animal_ldm.training.models import load_component, load_unet, use_attention
 from animal_ldm.training.objective import (
     Denoiser,
@@ -78,6 +79,11 @@ class TrainingArguments:
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     # Gamma of min-SNR loss weighting; None weighs all timesteps equally.
     snr_gamma: float | None = 5.0
+    # Weight of the representation alignment (REPA): the middle of the UNet learns to foretell SqueezeNet's features of
+    # the photo; 0 trains without. 0.5 is a good value.
+    alignment_weight: float = 0.0
+    # Its SqueezeNet 1.1 backbone as safetensors; by default torchvision's own is downloaded.
+    perceptual_weights: str | None = None
     # Share of captions left out, for classifier-free guidance.
     caption_dropout: float = 0.1
     # Dropout in the UNet's residual blocks.
@@ -137,14 +143,17 @@ class TrainingArguments:
 
 def batch_loss(
     denoiser: torch.nn.Module, scheduler: DDPMScheduler, batch: Batch, piece: slice, snr_gamma: float | None, device
-) -> torch.Tensor:
-    """Loss over the rows `piece` of `batch`."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss over the rows `piece` of `batch`, and how far the UNet's middle is from the photos' features."""
     latents, noise = batch.latents[piece].to(device), batch.noise[piece].to(device)
     timesteps = batch.timesteps[piece].to(device)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    prediction = denoiser(noisy_latents, timesteps, batch.captions[piece].to(device))
+    prediction, projected = denoiser(noisy_latents, timesteps, batch.captions[piece].to(device))
     target = training_target(scheduler, latents, noise, timesteps)
-    return diffusion_loss(prediction, target, loss_weights(scheduler, timesteps, snr_gamma))
+    loss = diffusion_loss(prediction, target, loss_weights(scheduler, timesteps, snr_gamma))
+    if batch.features is None:
+        return loss, torch.zeros_like(loss)
+    return loss, alignment_loss(projected, batch.features[piece].to(device))
 
 
 @torch.no_grad()
@@ -152,7 +161,7 @@ def validation_loss(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, 
     """Unweighted loss over a fixed batch."""
     pieces = [slice(start, start + 64) for start in range(0, len(batch.latents), 64)]
     sizes = [len(batch.latents[piece]) for piece in pieces]
-    losses = [batch_loss(denoiser, scheduler, batch, piece, None, device).item() for piece in pieces]
+    losses = [batch_loss(denoiser, scheduler, batch, piece, None, device)[0].item() for piece in pieces]
     return float(np.average(losses, weights=sizes))
 
 
@@ -218,9 +227,11 @@ def train(arguments: TrainingArguments) -> None:
     unet = load_unet(
         arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
     ).train()
-    use_attention(unet, arguments.attention)
+    use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    aligned = arguments.alignment_weight > 0
+    projector = build_projector(unet.config.block_out_channels[-1]) if aligned else None
     noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
 
     # data
@@ -235,6 +246,12 @@ def train(arguments: TrainingArguments) -> None:
         )
         for name, split in splits.items()
     }
+    if aligned:
+        perceptual = PerceptualDistance(arguments.perceptual_weights).to(device)
+        side = latent_size // 2 ** (len(unet.config.block_out_channels) - 1)
+        photos["train"].features = classifier_features(
+            accelerator, splits["train"], perceptual, side, arguments.cache_dir
+        )
     stream = ImageStream(splits["train"].labels, arguments.seed, arguments.balance_classes)
     validation_batch = photos["validation"].validation_batch(arguments.seed)
     accelerator.print(
@@ -246,11 +263,16 @@ def train(arguments: TrainingArguments) -> None:
     run = Run(
         accelerator,
         arguments,
-        identity={"data": splits["train"].fingerprint, "vae": weights_digest(vae), "unet": arguments.unet},
+        identity={
+            "data": splits["train"].fingerprint,
+            "vae": encoder_digest(vae),
+            "unet": arguments.unet,
+            "aligned": aligned,
+        },
         batch_size=arguments.batch_size,
         total_images=round(arguments.num_epochs * len(splits["train"])),
     )
-    model = Denoiser(unet, text_encoder if train_text else None)
+    model = Denoiser(unet, text_encoder if train_text else None, projector)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
     )
@@ -281,15 +303,18 @@ def train(arguments: TrainingArguments) -> None:
         # dropout inside the network is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
         parts = arguments.gradient_accumulation_steps
-        loss_sum = torch.zeros((), device=device)
+        loss_sum = misalignment_sum = torch.zeros((), device=device)
         for part, piece in enumerate(
             micro_batches(arguments.batch_size, parts, accelerator.process_index, accelerator.num_processes)
         ):
             with contextlib.nullcontext() if part == parts - 1 else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
-                    loss = batch_loss(wrapped, noise_scheduler, batch, piece, arguments.snr_gamma, device) / parts
-                accelerator.backward(loss)
-            loss_sum += loss.detach()
+                    loss, misalignment = batch_loss(
+                        wrapped, noise_scheduler, batch, piece, arguments.snr_gamma, device
+                    )
+                accelerator.backward((loss + arguments.alignment_weight * misalignment) / parts)
+            loss_sum = loss_sum + loss.detach() / parts
+            misalignment_sum = misalignment_sum + misalignment.detach() / parts
         accelerator.clip_grad_norm_(wrapped.parameters(), arguments.max_grad_norm)
         optimizer.step()
         lr_scheduler.step()
@@ -297,6 +322,8 @@ def train(arguments: TrainingArguments) -> None:
         run.advance()
         ema.update(run.images_seen, arguments.batch_size)
         run.track_loss("train/loss", loss_sum)
+        if aligned:
+            run.track_loss("train/misalignment", misalignment_sum)
 
         if run.due(arguments.validate_every) and accelerator.is_main_process:
             with ema.swapped_in(), inference(model):

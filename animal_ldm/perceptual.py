@@ -7,6 +7,7 @@ import lpips
 import torch
 from safetensors.torch import load_file
 
+from .digest import weights_digest
 from .errors import InputError
 
 
@@ -31,7 +32,7 @@ class PerceptualDistance(torch.nn.Module):
         except OSError as error:
             raise InputError(
                 f"SqueezeNet's ImageNet weights could not be downloaded ({error}); "
-                "give a local safetensors file with --perceptual_weights, or --perceptual_weight 0"
+                "give a local safetensors file with --perceptual_weights"
             ) from error
         if weights is not None:
             self._load_backbone(Path(weights))
@@ -53,6 +54,14 @@ class PerceptualDistance(torch.nn.Module):
 
     def train(self, mode: bool = True):
         return super().train(False)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The backbone's last feature map of images `(B, 3, H, W)` in [-1, 1]: `(B, 512, h, w)`, h about H / 16."""
+        return self.lpips.net(self.lpips.scaling_layer(images))[-1]
+
+    def backbone_digest(self) -> str:
+        """SHA-256 over the backbone's weights."""
+        return weights_digest(self.lpips.net)
 
     def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """Distance of each pair, `(B,)`; images `(B, 3, H, W)` in [-1, 1]."""

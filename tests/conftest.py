@@ -9,7 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
+from torchvision.models import squeezenet1_1
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TINY_CLASSES = ["lion", "polar bear", "wolf", "zebra"]
@@ -89,6 +91,17 @@ def tiny_components(prediction_type: str = "epsilon", seed: int = 0) -> dict:
             "unet": tiny_unet(),
             "scheduler": tiny_scheduler(prediction_type),
         }
+
+
+@pytest.fixture(scope="session")
+def squeezenet_weights(tmp_path_factory):
+    """A safetensors file with random weights of SqueezeNet 1.1's features."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = squeezenet1_1().features.state_dict()
+    path = tmp_path_factory.mktemp("squeezenet") / "squeezenet.safetensors"
+    save_file({f"features.{key}": value for key, value in features.items()}, path)
+    return path
 
 
 @pytest.fixture(scope="session")

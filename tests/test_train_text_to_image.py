@@ -13,17 +13,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import save_file
-from torchvision.models import squeezenet1_1
 
 import train_text_to_image
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.errors import InputError
 from animal_ldm.training.autoencoder import AutoencoderArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
-from tests.training.conftest import assert_same_weights, parts, prepared, weights_of  # noqa: F401
+from tests.training.conftest import assert_same_weights, parts, prepared, weights_of, write_split  # noqa: F401
 from train_text_to_image import TrainingArguments, train
 
 ROOT = Path(train_text_to_image.__file__).parent
@@ -201,10 +199,7 @@ def test_compiled_run_has_the_same_losses(arguments, tmp_path):
     assert history(compiled, "train/loss") == pytest.approx(history(arguments, "train/loss"), rel=1e-3)
 
 
-def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments, tmp_path):
-    torch.manual_seed(0)
-    features = {f"features.{name}": value for name, value in squeezenet1_1().features.state_dict().items()}
-    save_file(features, tmp_path / "squeezenet.safetensors")
+def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments, squeezenet_weights, tmp_path):
     evaluated = dataclasses.replace(
         arguments,
         output_dir=str(tmp_path / "evaluated"),
@@ -212,7 +207,7 @@ def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments,
         eval_every=24,
         eval_images=12,
         eval_extractor="squeezenet",
-        eval_weights=str(tmp_path / "squeezenet.safetensors"),
+        eval_weights=str(squeezenet_weights),
     )
     train(evaluated)
     distances = history(evaluated, "evaluation/kernel_distance")
@@ -223,6 +218,49 @@ def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments,
     assert AnimalLDMPipeline.from_pretrained(Path(evaluated.output_dir, "best")).classes == ["lion", "zebra"]
     train(dataclasses.replace(arguments, num_epochs=3))
     assert_same_weights(evaluated.output_dir, arguments.output_dir, "unet")
+
+
+def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments, squeezenet_weights, tmp_path):
+    write_split(tmp_path / "data" / "train", 8, seed=1, size=32)
+    write_split(tmp_path / "data" / "validation", 2, seed=2, size=32)
+    config = {**json.loads(Path(arguments.unet).read_text()), "sample_size": 16}
+    (tmp_path / "unet.json").write_text(json.dumps(config))
+    aligned = dataclasses.replace(
+        arguments,
+        data=str(tmp_path / "data"),
+        image_size=32,
+        unet=str(tmp_path / "unet.json"),
+        num_epochs=17,
+        validate_every=10_000,
+        alignment_weight=0.5,
+        perceptual_weights=str(squeezenet_weights),
+    )
+    train(aligned)
+    misalignment = history(aligned, "train/misalignment")
+    assert misalignment[-1] < misalignment[0] - 0.02
+    assert "projector" not in " ".join(weights_of(aligned.output_dir, "unet"))
+    pieces = dataclasses.replace(aligned, output_dir=str(tmp_path / "pieces"), num_epochs=1)
+    train(pieces)
+    train(dataclasses.replace(pieces, num_epochs=17, resume=True))
+    assert_same_weights(aligned.output_dir, pieces.output_dir, "unet")
+    with pytest.raises(InputError, match="aligned was True, is False"):
+        train(dataclasses.replace(pieces, alignment_weight=0.0, resume=True))
+
+
+def test_a_finished_run_takes_another_decoder_but_not_another_encoder(arguments, parts, tmp_path):  # noqa: F811
+    train(arguments)
+    before = weights_of(arguments.output_dir, "unet")
+    vae = AutoencoderKL.from_pretrained(parts["vae"])
+    torch.nn.init.zeros_(vae.decoder.conv_out.weight)
+    vae.save_pretrained(tmp_path / "decoder")
+    train(dataclasses.replace(arguments, vae=str(tmp_path / "decoder"), resume=True))
+    assert not weights_of(arguments.output_dir, "vae")["decoder.conv_out.weight"].any()
+    after = weights_of(arguments.output_dir, "unet")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    torch.nn.init.zeros_(vae.encoder.conv_out.weight)
+    vae.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(InputError, match="vae was"):
+        train(dataclasses.replace(arguments, vae=str(tmp_path / "encoder"), resume=True))
 
 
 def test_learning_rate_follows_optimizer_steps(arguments):

@@ -335,14 +335,14 @@ def without_folders(value):
 
 
 def runs(report: dict) -> list[dict]:
-    """What each run behind the model cost: the UNet's, its autoencoder's if that is known, and last their sum.
+    """What each run behind the model cost: the UNet's, its autoencoder's as far as known, and last their sum.
 
     Returns:
         name; machine; images seen; hours; kwh; grams of CO2-equivalents, as the Hub counts. None: not measured.
     """
-    reports = {"text-to-image model": report} | (
-        {"autoencoder": found} if (found := report.get("autoencoder")) else {}
-    )
+    reports, name, made = {"text-to-image model": report}, "autoencoder", report.get("autoencoder")
+    while made:
+        reports[name], name, made = made, f"{name}, before", made.get("pretrained")
     costs = [
         {
             "name": name,

@@ -24,6 +24,7 @@ from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from .ema import EMA
 from .models import build_autoencoder, load_component
 from .pixels import center_crop, pixel_array, random_crops, to_model_range, to_picture
+from .report import autoencoder_record
 from .run import Run, learning_rate_schedule, start_accelerator
 from .stream import ImageStream, micro_batches, step_generator
 
@@ -46,6 +47,8 @@ class AutoencoderArguments:
     preset: Literal["tiny", "small", "medium", "large"] = "small"
     # Go on from this autoencoder (Hub id or folder) instead of a new one.
     pretrained: str | None = None
+    # Train the decoder of --pretrained alone: its latents, and all that was trained on them, stay as they are.
+    decoder_only: bool = False
     # Pixels per latent, along each side: 4 or 8.
     downsample_factor: int = 8
     # Channels of the latent: 4 to 16.
@@ -232,11 +235,19 @@ def reconstruction_grid(vae: AutoencoderKL, pixels: np.ndarray, size: int, count
 
 
 def load_or_build(arguments: AutoencoderArguments) -> AutoencoderKL:
+    if arguments.decoder_only and arguments.pretrained is None:
+        raise InputError("--decoder_only goes on from an autoencoder: expected its folder or Hub id in --pretrained")
     if arguments.pretrained is None:
         return build_autoencoder(
             arguments.preset, arguments.image_size, arguments.downsample_factor, arguments.latent_channels
         )
-    return load_component(AutoencoderKL, arguments.pretrained, "vae")
+    vae = load_component(AutoencoderKL, arguments.pretrained, "vae")
+    if arguments.decoder_only:
+        vae.requires_grad_(False)
+        for part in (vae.decoder, vae.post_quant_conv):
+            if part is not None:
+                part.requires_grad_(True)
+    return vae
 
 
 class Trainer:
@@ -257,7 +268,8 @@ class Trainer:
         self.accelerator, self.arguments, self.vae = accelerator, arguments, vae
         self.perceptual = perceptual
         self.discriminator = PatchDiscriminator()
-        optimizer = torch.optim.AdamW(vae.parameters(), arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(),
             arguments.discriminator_learning_rate,
@@ -268,7 +280,7 @@ class Trainer:
         self.model, self.judge, self.optimizer, self.discriminator_optimizer = accelerator.prepare(
             Reconstruction(vae), self.discriminator, optimizer, discriminator_optimizer
         )
-        self.ema = EMA(vae.parameters(), arguments.ema_half_life)
+        self.ema = EMA(trained, arguments.ema_half_life)
         if arguments.compile:
             vae.encoder.compile()
             vae.decoder.compile()
@@ -414,18 +426,24 @@ def train(arguments: AutoencoderArguments) -> None:
 
 
 def save_autoencoder(vae: AutoencoderKL, pixels: np.ndarray, arguments: AutoencoderArguments, run: Run) -> None:
-    """Normalise the latents, measure `scaling_factor`, and write the autoencoder with the run's report."""
-    mean, std = latent_statistics(vae, pixels, arguments.image_size, arguments.seed)
-    vae.register_to_config(scaling_factor=1.0)
-    normalize_latents(vae, mean, std)
-    _, std_after = latent_statistics(vae, pixels, arguments.image_size, arguments.seed)
-    vae.register_to_config(scaling_factor=round(1 / std_after.square().mean().sqrt().item(), 6))
+    """Normalise new latents, measure their `scaling_factor`, and write the autoencoder with the run's report."""
+    normalisation = {}
+    if not arguments.decoder_only:
+        mean, std = latent_statistics(vae, pixels, arguments.image_size, arguments.seed)
+        vae.register_to_config(scaling_factor=1.0)
+        normalize_latents(vae, mean, std)
+        _, std_after = latent_statistics(vae, pixels, arguments.image_size, arguments.seed)
+        vae.register_to_config(scaling_factor=round(1 / std_after.square().mean().sqrt().item(), 6))
+        normalisation = {
+            "latent_mean_before_normalisation": mean.tolist(),
+            "latent_std_before_normalisation": std.tolist(),
+        }
     vae.save_pretrained(run.output_dir / "vae")
     run.write_report(
         run.output_dir,
-        latent_mean_before_normalisation=mean.tolist(),
-        latent_std_before_normalisation=std.tolist(),
+        **normalisation,
         scaling_factor=vae.config.scaling_factor,
+        pretrained=autoencoder_record(arguments.pretrained) if arguments.pretrained else None,
     )
     print(f"autoencoder: {run.output_dir / 'vae'}")
 

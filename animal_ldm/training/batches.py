@@ -18,6 +18,7 @@ class Batch:
     noise: torch.Tensor  # (B, C, h, w)
     timesteps: torch.Tensor  # (B,)
     captions: torch.Tensor  # (B, L, D) embeddings or (B, L) token ids
+    features: torch.Tensor | None  # (B, 512, s, s), what the UNet's middle is to be aligned with
 
 
 class Photos:
@@ -40,6 +41,8 @@ class Photos:
         self.moments, self.captions = moments, captions
         self.scaling_factor, self.num_train_timesteps = scaling_factor, num_train_timesteps
         self.numbers = captions.numbers(split.texts)
+        # of the split's photos, as `classifier_features` gives them, if the UNet is to be aligned with them
+        self.features: np.ndarray | None = None
 
     def draw(self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float) -> Batch:
         """Photos `chosen`, each with its flip, posterior draw, noise, timestep and maybe without its caption."""
@@ -51,7 +54,8 @@ class Photos:
         dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
         latents = draw_latents(self.moments[chosen], flips, posterior_noise, self.scaling_factor)
         captions = self.captions.table[np.where(dropped, 0, self.numbers[chosen])]
-        return Batch(latents, noise, timesteps, torch.from_numpy(captions))
+        features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
+        return Batch(latents, noise, timesteps, torch.from_numpy(captions), features)
 
     def validation_batch(self, seed: int, most: int = 1024) -> Batch:
         """The same at every call: posterior means, no flips, every caption, timesteps spread evenly."""

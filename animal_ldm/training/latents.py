@@ -12,6 +12,11 @@ from .cache import cached_array, fingerprint
 from .pixels import to_model_range
 
 
+def encoder_digest(vae: AutoencoderKL) -> str:
+    """SHA-256 over what makes the latents: another decoder leaves them, and all that was trained on them, valid."""
+    return weights_digest(*(part for part in (vae.encoder, vae.quant_conv) if part is not None))
+
+
 def latent_moments(
     accelerator: Accelerator, split: PreparedSplit, vae: AutoencoderKL, image_size: int, cache_dir: str
 ) -> np.ndarray:
@@ -19,7 +24,7 @@ def latent_moments(
 
     Returns:
         Memory-mapped float16 `(N, 2, 2, C, h, w)`: photo, mirrored or not, mean or standard deviation, latent. Not
-        yet multiplied with `scaling_factor`. Cached under a fingerprint of photos, VAE weights and size.
+        yet multiplied with `scaling_factor`. Cached under a fingerprint of photos, encoder weights and size.
 
     Raises:
         InputError: the photos are not squares of `image_size`.
@@ -41,7 +46,7 @@ def latent_moments(
 
     side = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (len(split), 2, 2, vae.config.latent_channels, side, side)
-    key = fingerprint("latents", split.fingerprint, weights_digest(vae), image_size)
+    key = fingerprint("latents", split.fingerprint, encoder_digest(vae), image_size)
     return cached_array(accelerator, cache_dir, key, shape, np.float16, encode, "encoding photos", chunk=32)
 
 

@@ -1,7 +1,7 @@
 """What the denoiser learns: to predict the noise, or the velocity, of noised latents."""
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn import functional as F
@@ -9,17 +9,31 @@ from transformers import CLIPTextModel
 
 
 class Denoiser(nn.Module):
-    """UNet, and the text encoder if it is trained along, in one `forward`: what accelerate wraps and synchronises."""
+    """All that is trained, in one `forward`: what accelerate wraps and synchronises.
 
-    def __init__(self, unet: nn.Module, text_encoder: CLIPTextModel | None):
+    Args:
+        text_encoder: if it is trained along.
+        projector: what the middle of the UNet goes through to be aligned, if it is.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel | None, projector: nn.Module | None = None
+    ):
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
+        self.projector = projector
+        self.kept = {}
+        if projector is not None:
+            unet.mid_block.register_forward_hook(lambda module, inputs, output: self.kept.update(middle=output))
 
-    def forward(self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, captions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Prediction `(B, C, h, w)` from noisy latents `(B, C, h, w)`, timesteps `(B,)` and captions.
 
-        Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained along.
+        Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained along. The second
+        result is what the projector makes of the UNet's middle, None without one.
         """
         if self.text_encoder is not None:
             # Captions repeat within a batch: each distinct one is encoded once. They are laid out by an embedding, for
@@ -27,7 +41,8 @@ class Denoiser(nn.Module):
             distinct, inverse = torch.unique(captions, dim=0, return_inverse=True)
             encoded = self.text_encoder(distinct)[0]  # (distinct, L, D)
             captions = F.embedding(inverse, encoded.flatten(1)).unflatten(1, encoded.shape[1:])
-        return self.unet(noisy_latents, timesteps, captions, return_dict=False)[0]
+        prediction = self.unet(noisy_latents, timesteps, captions, return_dict=False)[0]
+        return prediction, None if self.projector is None else self.projector(self.kept.pop("middle"))
 
 
 def build_noise_scheduler(num_train_timesteps: int, prediction_type: str) -> DDPMScheduler:

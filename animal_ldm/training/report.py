@@ -125,7 +125,8 @@ def autoencoder_record(vae: str) -> dict | None:
 
     Returns:
         `AUTOENCODER_FIELDS` of the run's report, and `validation`, its last figures: "psnr" in dB, "lpips_squeeze"
-        (None for a run without LPIPS) and "images", the number of photos they were measured on.
+        (None for a run without LPIPS) and "images", the number of photos they were measured on. Of a run that went on
+        from another autoencoder also `pretrained`, that one's record.
     """
     folder = Path(vae).parent if Path(vae).name == "vae" else Path(vae)
     if not (folder / "vae").is_dir() or not (folder / "training_report.json").is_file():
@@ -135,4 +136,5 @@ def autoencoder_record(vae: str) -> dict | None:
         return report.get("autoencoder")
     last = [entry for entry in report["history"] if "validation/psnr" in entry][-1]
     figures = {name: last.get(f"validation/{name}") for name in ("psnr", "lpips_squeeze", "images")}
-    return {**{name: report[name] for name in AUTOENCODER_FIELDS}, "validation": figures}
+    record = {**{name: report[name] for name in AUTOENCODER_FIELDS}, "validation": figures}
+    return record | ({"pretrained": report["pretrained"]} if report.get("pretrained") else {})

@@ -22,17 +22,6 @@ def user_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def squeezenet_weights(tmp_path_factory):
-    """A safetensors file with random weights of SqueezeNet 1.1's features."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        features = squeezenet1_1().features.state_dict()
-    path = tmp_path_factory.mktemp("squeezenet") / "squeezenet.safetensors"
-    save_file({f"features.{key}": value for key, value in features.items()}, path)
-    return path
-
-
-@pytest.fixture(scope="session")
 def tiny_resnet(tmp_path_factory):
     """A folder with a transformers image model that takes 32 px and gives 12 numbers, with random weights."""
     folder = tmp_path_factory.mktemp("extractors") / "tiny-resnet"

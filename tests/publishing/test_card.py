@@ -285,6 +285,13 @@ def test_cost_of_both_runs(training_report):
     assert "no report of its training" not in card
 
 
+def test_cost_of_an_autoencoder_trained_in_two_runs(training_report):
+    refined = AUTOENCODER | {"images_seen": 6_000, "energy_kwh": 0.1, "co2_kg": 0.005, "pretrained": AUTOENCODER}
+    card = card_of(training_report | {"autoencoder": refined})
+    assert row(card, "autoencoder")[1] == "6,000" and row(card, "autoencoder, before")[1] == "24,000"
+    assert row(card, "together")[1:2] + row(card, "together")[4:] == ["34,800", "0.4 kWh", "20 g"]
+
+
 def test_cost_of_one_run_is_not_called_that_of_both(training_report):
     card = card_of(training_report | {"autoencoder": None})
     assert "| together |" not in card

@@ -197,6 +197,22 @@ def test_photos_smaller_than_the_crop_are_refused(arguments):
         train(dataclasses.replace(arguments, image_size=64))
 
 
+def test_decoder_alone_leaves_latents_as_they_are(arguments, parts):
+    train(dataclasses.replace(arguments, pretrained=parts["vae"], decoder_only=True))
+    given = AutoencoderKL.from_pretrained(parts["vae"])
+    tuned = AutoencoderKL.from_pretrained(Path(arguments.output_dir, "vae"))
+    for name, weight in given.state_dict().items():
+        same = torch.equal(weight, tuned.state_dict()[name])
+        assert same == (not name.startswith(("decoder", "post_quant_conv"))), name
+    assert tuned.config.scaling_factor == given.config.scaling_factor
+    again = dataclasses.replace(arguments, output_dir=arguments.output_dir + "-again", decoder_only=True)
+    with pytest.raises(InputError, match="expected its folder or Hub id in --pretrained"):
+        train(again)
+    train(dataclasses.replace(again, pretrained=arguments.output_dir, num_epochs=0.3))
+    report = json.loads(Path(again.output_dir, "training_report.json").read_text())
+    assert report["images_seen"] == 8 and report["pretrained"]["images_seen"] == 48
+
+
 def test_fine_tuning_starts_from_the_given_weights(arguments, parts):
     train(dataclasses.replace(arguments, pretrained=parts["vae"], num_epochs=0.3, learning_rate=0.0))
     with torch.no_grad():

@@ -67,4 +67,26 @@ def test_missing_component_says_what_was_expected(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may work here")
 def test_xformers_without_its_kernels_is_a_plain_message():
     with pytest.raises(InputError, match="leave --attention at sdpa"):
-        use_attention(build_unet("tiny", 16, 4, 8, 0.0), "xformers")
+        use_attention(build_unet("tiny", 16, 4, 8, 0.0), "xformers", torch.device("cpu"))
+
+
+def test_attention_on_a_cpu_is_the_same_without_the_fused_kernel():
+    unet = build_unet("tiny", 8, 4, 8, 0.0).eval()
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([1, 900]), torch.randn(2, 5, 8)
+    with torch.no_grad():
+        fused = unet(*inputs).sample
+        use_attention(unet, "sdpa", torch.device("cpu"))
+        torch.testing.assert_close(unet(*inputs).sample, fused, atol=1e-5, rtol=1e-5)
+    assert {type(processor).__name__ for processor in unet.attn_processors.values()} == {"AttnProcessor"}
+
+
+def test_caption_reaches_the_unet_by_the_time_embedding_too():
+    unet = build_unet("tiny", 16, 4, 8, 0.0)
+    assert unet.config.down_block_types == ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if ".attn2." in name:
+                weight.zero_()
+        captions = torch.randn(2, 5, 8)
+        first, second = (unet(torch.ones(1, 4, 16, 16), 10, caption[None]).sample for caption in captions)
+    assert not torch.allclose(first, second)

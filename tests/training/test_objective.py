@@ -55,8 +55,8 @@ def test_denoiser_encodes_repeated_captions_as_if_each_were_encoded_alone():
     unet, text_encoder, tokenizer = (components[name] for name in ("unet", "text_encoder", "tokenizer"))
     ids = tokenizer(["a lion", "a wolf", "a lion"], padding="max_length", return_tensors="pt").input_ids
     latents, timesteps = torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 999])
-    along = Denoiser(unet, text_encoder)(latents, timesteps, ids)
-    frozen = Denoiser(unet, None)(latents, timesteps, text_encoder(ids)[0])
+    along, _ = Denoiser(unet, text_encoder)(latents, timesteps, ids)
+    frozen, _ = Denoiser(unet, None)(latents, timesteps, text_encoder(ids)[0])
     torch.testing.assert_close(along, frozen)
 
 
@@ -75,7 +75,7 @@ def test_gradients_of_repeated_captions_are_the_same_to_the_last_bit_with_severa
         gradients = []
         for _ in range(10):
             denoiser.zero_grad()
-            denoiser(latents, timesteps, ids).square().mean().backward()
+            denoiser(latents, timesteps, ids)[0].square().mean().backward()
             gradients.append(torch.cat([weight.grad.flatten() for weight in text_encoder.parameters()]))
     finally:
         torch.set_num_threads(threads)

@@ -39,6 +39,14 @@ def test_autoencoders_cost_and_last_figures_are_taken_over(autoencoder):
     assert autoencoder_record(str(autoencoder / "vae")) == record
 
 
+def test_of_a_chain_of_autoencoders_each_is_remembered(autoencoder):
+    before = autoencoder_record(str(autoencoder))
+    assert "pretrained" not in before
+    (autoencoder / "training_report.json").write_text(json.dumps({**REPORT, "images_seen": 7, "pretrained": before}))
+    record = autoencoder_record(str(autoencoder))
+    assert (record["images_seen"], record["pretrained"]) == (7, before)
+
+
 def test_a_pipelines_autoencoder_is_not_charged_with_the_pipelines_own_cost(autoencoder):
     (autoencoder / "model_index.json").write_text("{}")
     assert autoencoder_record(str(autoencoder)) is None
