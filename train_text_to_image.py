@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.utils import make_image_grid
 from PIL import Image
 
@@ -35,6 +35,7 @@ from animal_ldm.training.models import load_component, load_unet, use_attention
 from animal_ldm.training.objective import (
     Denoiser,
     build_noise_scheduler,
+    build_sampling_scheduler,
     diffusion_loss,
     loss_weights,
     training_target,
@@ -125,6 +126,8 @@ class TrainingArguments:
     # Feature extractor, and the file or folder with its weights, as in `animal-ldm evaluate`.
     eval_extractor: str = "inception"
     eval_weights: str | None = None
+    # Scheduler the pipeline draws with, in the grid too; a finished run takes over another one with --resume.
+    scheduler: Literal["ddim", "euler_ancestral", "sde_dpm"] = "ddim"
     # Number type of the saved UNet and autoencoder; they load as float32 either way.
     save_dtype: Literal["float32", "float16"] = "float32"
     # Photos between two checkpoints.
@@ -287,9 +290,7 @@ def train(arguments: TrainingArguments) -> None:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler.from_config(
-            noise_scheduler.config, set_alpha_to_one=False, timestep_spacing="trailing"
-        ),
+        scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
         classes=splits["train"].classes,
     )
     pipeline.set_progress_bar_config(disable=True)

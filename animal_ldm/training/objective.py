@@ -1,7 +1,14 @@
-"""What the denoiser learns: to predict the noise, or the velocity, of noised latents."""
+"""What the denoiser learns: to predict the noise, or the velocity, of noised latents; and how it is drawn from."""
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn import functional as F
@@ -56,6 +63,24 @@ def build_noise_scheduler(num_train_timesteps: int, prediction_type: str) -> DDP
         clip_sample=False,
         steps_offset=1,
     )
+
+
+SCHEDULERS = {
+    "ddim": (DDIMScheduler, {"set_alpha_to_one": False}),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "sde_dpm": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+}
+
+
+def build_sampling_scheduler(name: str, noise_scheduler: DDPMScheduler) -> SchedulerMixin:
+    """What the pipeline draws with, a key of `SCHEDULERS`, for the process that `noise_scheduler` trains.
+
+    "ddim" (arXiv 2010.02502) is deterministic; "euler_ancestral" (arXiv 2206.00364, with fresh noise after every step)
+    and "sde_dpm" (second-order, arXiv 2211.01095) go on drawing noise, which mends some of an early step's mistakes.
+    All begin at the last timestep, where there is the least signal (arXiv 2305.08891, section 3.3).
+    """
+    scheduler_class, options = SCHEDULERS[name]
+    return scheduler_class.from_config(noise_scheduler.config, timestep_spacing="trailing", **options)
 
 
 def training_target(

@@ -3,8 +3,10 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from animal_ldm.training.objective import (
+    SCHEDULERS,
     Denoiser,
     build_noise_scheduler,
+    build_sampling_scheduler,
     diffusion_loss,
     loss_weights,
     training_target,
@@ -43,6 +45,26 @@ def test_min_snr_weighs_the_same_error_of_the_clean_latents_alike(prediction_typ
     weights = loss_weights(scheduler, timesteps, snr_gamma=5.0)
     torch.testing.assert_close(weights * squared_error, snr.clamp(max=5.0))
     assert torch.equal(loss_weights(scheduler, timesteps, None), torch.ones(4))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_scheduler_draws_what_a_perfect_denoiser_knows(name, prediction_type):
+    """Of data that are all the same point, the prediction is known; every scheduler ends there from any noise."""
+    noise_scheduler = build_noise_scheduler(1000, prediction_type)
+    scheduler = build_sampling_scheduler(name, noise_scheduler)
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps[0] == 999
+    generator = torch.Generator().manual_seed(0)
+    point = torch.full((1, 1, 4, 4), 0.7)
+    latents = torch.randn(point.shape, generator=generator) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, t)
+        signal = noise_scheduler.alphas_cumprod[t.long()].sqrt()
+        noise = (scaled - signal * point) / (1 - signal**2).sqrt()
+        predicted = training_target(noise_scheduler, point, noise, t.long()[None])
+        latents = scheduler.step(predicted, t, latents, generator=generator).prev_sample
+    torch.testing.assert_close(latents, point, atol=0.1, rtol=0)  # the last step leaves a noise of 0.03
 
 
 def test_loss_is_the_weighted_mean_over_samples():
