@@ -8,19 +8,18 @@ mkdir -p "$out"
 
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     # planned for half an hour of one large GPU; not yet run
-    autoencoder=(--preset small --num_epochs 30 --batch_size 32 --learning_rate 4e-4
-                 --discriminator_start 0.7 --discriminator_weight 0.25)
-    unet=(--unet small --dropout 0.1 --num_epochs 400 --batch_size 256 --learning_rate 1e-3 --num_warmup_steps 500
+    autoencoder=(--preset small --num_epochs 24 --batch_size 32 --learning_rate 4e-4)
+    decoder=(--num_epochs 6 --batch_size 32)
+    unet=(--dropout 0.1 --num_epochs 400 --batch_size 256 --learning_rate 1e-3 --num_warmup_steps 500
           --ema_half_life 500000 --compile --eval_every 500000 --eval_extractor squeezenet --eval_weights "$squeezenet"
           --validate_every 500000 --checkpoint_every 250000)
     processes=()
 else
-    # an hour and a half of four cores: what the model that is there now was made with, but for the first 6,000 images of
-    # its autoencoder, which had --coarse_weight 0
-    autoencoder=(--preset tiny --num_epochs 2.35 --batch_size 4 --learning_rate 5e-4 --ema_half_life 3000
-                 --discriminator_weight 0)
-    unet=(--unet tiny --num_epochs 20 --batch_size 32 --learning_rate 1.5e-3 --num_warmup_steps 200
-          --ema_half_life 8000 --validate_every 40000 --checkpoint_every 10000)
+    # about four hours of four cores
+    autoencoder=(--preset tiny --num_epochs 2.35 --batch_size 4 --learning_rate 5e-4 --ema_half_life 3000)
+    decoder=(--num_epochs 1.5 --batch_size 4 --ema_half_life 1500)
+    unet=(--num_epochs 34 --batch_size 32 --learning_rate 1.5e-3 --num_warmup_steps 200
+          --ema_half_life 12000 --validate_every 80000 --checkpoint_every 10000)
     processes=(--num_cpu_threads_per_process 4)
     # glibc gives large tensors back to the system after every step; keeping them is 15 % faster
     export OMP_NUM_THREADS=4 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000
@@ -31,16 +30,22 @@ resumed() { [ -d "$1/checkpoints" ] && echo --resume || true; }
 [ -d "$out/photos33" ] || animal-ldm prepare "$photos" "$out/photos33" --num_classes 33 --image_size 144
 [ -d "$out/photos11" ] || animal-ldm prepare "$photos" "$out/photos11"
 
-[ -d "$out/autoencoder/vae" ] || accelerate launch "${processes[@]}" -m animal_ldm.training.autoencoder \
-    --data "$out/photos33" --output_dir "$out/autoencoder" --latent_channels 8 --equivariance 0.2 --kl_weight 0.1 \
-    --perceptual_weights "$squeezenet" --mixed_precision bf16 --validate_every 5000 --checkpoint_every 3000 \
-    --country FRA --cache_dir "$out/cache" \
+# First latents that hold the picture and are easy to learn, then a decoder that draws them sharply.
+train_autoencoder=(accelerate launch "${processes[@]}" -m animal_ldm.training.autoencoder --data "$out/photos33"
+    --perceptual_weights "$squeezenet" --mixed_precision bf16 --country FRA --cache_dir "$out/cache")
+[ -d "$out/autoencoder/vae" ] || "${train_autoencoder[@]}" --output_dir "$out/autoencoder" --latent_channels 8 \
+    --equivariance 0.2 --kl_weight 0.1 --discriminator_weight 0 --validate_every 5000 --checkpoint_every 3000 \
     "${autoencoder[@]}" $(resumed "$out/autoencoder")
+[ -d "$out/decoder/vae" ] || "${train_autoencoder[@]}" --output_dir "$out/decoder" --pretrained "$out/autoencoder" \
+    --decoder_only --learning_rate 2e-4 --num_warmup_steps 100 --discriminator_start 0 \
+    --discriminator_learning_rate 2e-4 --validate_every 2000 --validation_images 200 --checkpoint_every 1000 \
+    "${decoder[@]}" $(resumed "$out/decoder")
 
 [ -f "$out/animal-ldm-128/model_index.json" ] || accelerate launch "${processes[@]}" train_text_to_image.py \
-    --data "$out/photos11" --output_dir "$out/animal-ldm-128" --vae "$out/autoencoder" --text_encoder scratch \
-    --balance_classes --snr_gamma None --lr_schedule cosine --save_dtype float16 \
-    --mixed_precision bf16 --country FRA --cache_dir "$out/cache" "${unet[@]}" $(resumed "$out/animal-ldm-128")
+    --data "$out/photos11" --output_dir "$out/animal-ldm-128" --vae "$out/decoder" --text_encoder scratch --unet small \
+    --alignment_weight 0.5 --perceptual_weights "$squeezenet" --balance_classes --snr_gamma None --lr_schedule cosine \
+    --scheduler SCHEDULER --save_dtype float16 --mixed_precision bf16 --country FRA --cache_dir "$out/cache" \
+    "${unet[@]}" $(resumed "$out/animal-ldm-128")
 
 animal-ldm evaluate "$out/animal-ldm-128" --data "$out/photos11" -n 5000 --guidance_scale 4 --reconstructions \
     --extractor squeezenet --extractor_weights "$squeezenet" --out "$out/evaluation"

@@ -11,7 +11,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.schedulers import KarrasDiffusionSchedulers
@@ -419,7 +425,12 @@ def test_from_pipe_forward_pass(pipe):
     scope="module",
     params=[
         (scheduler, prediction_type)
-        for scheduler in (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler)
+        for scheduler in (
+            DDIMScheduler,
+            DPMSolverMultistepScheduler,
+            EulerDiscreteScheduler,
+            EulerAncestralDiscreteScheduler,
+        )
         for prediction_type in ("epsilon", "v_prediction")
     ],
     ids=lambda param: f"{param[0].__name__}-{param[1]}",
