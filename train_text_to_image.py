@@ -62,7 +62,7 @@ class TrainingArguments:
     vae: str = "stabilityai/sd-vae-ft-mse"
     # Text encoder with its tokenizer: Hub id or folder, frozen; or "scratch": a small one, trained along.
     text_encoder: str = "openai/clip-vit-large-patch14"
-    # UNet: tiny, small, medium or large (4, 11, 34, 65 million parameters); a config.json; or weights to go on from.
+    # UNet: tiny, small, medium or large (4, 11, 42, 75 million parameters); a config.json; or weights to go on from.
     unet: str = "medium"
     # Side of the photos, in pixels.
     image_size: int = 128

@@ -71,6 +71,7 @@ class Run:
         self.history: list[dict] = []
         self.meter = Meter(arguments.country if accelerator.is_main_process else None)
         self.losses: dict[str, list[torch.Tensor]] = {}
+        self.shown: dict[str, str] = {}  # beside the progress bar
         self.parts: dict[str, Any] = {}
         prepare_output_dir(self.output_dir, arguments.resume)
 
@@ -113,7 +114,8 @@ class Run:
         self.losses.setdefault(name, []).append(loss)
         if len(self.losses[name]) == LOG_EVERY or self.images_seen >= self.total_images:
             mean = self.accelerator.reduce(torch.stack(self.losses.pop(name)).mean(), "mean").item()
-            self.bar.set_postfix({name: f"{mean:.4f}"})
+            self.shown[name] = f"{mean:.4f}"
+            self.bar.set_postfix(self.shown)
             self.log({name: mean})
 
     def announce(self, values: dict[str, float]) -> None:
