@@ -23,12 +23,12 @@ AUTOENCODERS = {
 }
 
 # Channels per resolution of the latent, halved from one to the next. Attention stands where the side is at most
-# `attention_side`: one size up it would cost as much as all the rest.
+# `attention`: one size up it would cost as much as all the rest.
 UNETS = {
-    "tiny": {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "norm_num_groups": 8, "attention_side": 8},
-    "small": {"block_out_channels": (64, 128, 192), "layers_per_block": 1, "norm_num_groups": 16, "attention_side": 8},
-    "medium": {"block_out_channels": (128, 192, 256), "layers_per_block": 2, "norm_num_groups": 32, "attention_side": 16},
-    "large": {"block_out_channels": (128, 256, 384), "layers_per_block": 2, "norm_num_groups": 32, "attention_side": 16},
+    "tiny": {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "norm_num_groups": 8, "attention": 8},
+    "small": {"block_out_channels": (64, 128, 192), "layers_per_block": 1, "norm_num_groups": 16, "attention": 8},
+    "medium": {"block_out_channels": (128, 192, 256), "layers_per_block": 2, "norm_num_groups": 32, "attention": 16},
+    "large": {"block_out_channels": (128, 256, 384), "layers_per_block": 2, "norm_num_groups": 32, "attention": 16},
 }
 
 
@@ -70,7 +70,7 @@ def build_unet(
     """
     config = dict(UNETS[preset])
     channels = config["block_out_channels"]
-    attention_side = config.pop("attention_side")
+    attention_side = config.pop("attention")
     attends = [latent_size >> level <= attention_side for level in range(len(channels))]
     smallest = 2 ** (len(channels) - 1)
     if latent_size % smallest:

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torchvision.models import squeezenet1_1
 from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 
 CLASSES = {"lion": (200, 150, 60), "polar bear": (230, 230, 240), "zebra": (90, 90, 90)}

@@ -33,7 +33,8 @@ def test_features_are_the_classifiers_of_every_photo_and_its_mirror_image(squeez
     assert fires.sum() > FEATURES / 2
     mean, std = raw.mean(dim=(0, 1, 3, 4), keepdim=True), raw.std(dim=(0, 1, 3, 4), keepdim=True)
     expected = ((raw - mean) / std)[:, :, fires]
-    torch.testing.assert_close(torch.from_numpy(np.array(features)).float()[:, :, fires], expected, atol=0.01, rtol=0.01)
+    found = torch.from_numpy(np.array(features)).float()[:, :, fires]
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0.01)
 
     again = classifier_features(Accelerator(), split, perceptual, 2, str(tmp_path / "cache"))
     assert np.array_equal(features, again)
