@@ -59,6 +59,16 @@ class PerceptualDistance(torch.nn.Module):
         """The backbone's last feature map of images `(B, 3, H, W)` in [-1, 1]: `(B, 512, h, w)`, h about H / 16."""
         return self.lpips.net(self.lpips.scaling_layer(images))[-1]
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the backbone's feature maps."""
+        return self.lpips.chns
+
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The backbone's feature maps of images `(B, 3, H, W)` in [-1, 1], each place scaled to a mean square of 1."""
+        maps = self.lpips.net(self.lpips.scaling_layer(images))
+        return [lpips.normalize_tensor(map) * map.shape[1] ** 0.5 for map in maps]
+
     def backbone_digest(self) -> str:
         """SHA-256 over the backbone's weights."""
         return weights_digest(self.lpips.net)

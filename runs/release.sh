@@ -38,7 +38,7 @@ train_autoencoder=(accelerate launch "${processes[@]}" -m animal_ldm.training.au
     --equivariance 0.2 --kl_weight 0.1 --discriminator_weight 0 --validate_every 5000 --checkpoint_every 3000 \
     "${autoencoder[@]}" $(resumed "$out/autoencoder")
 [ -d "$out/decoder/vae" ] || "${train_autoencoder[@]}" --output_dir "$out/decoder" --pretrained "$out/autoencoder" \
-    --decoder_only --learning_rate 2e-4 --num_warmup_steps 100 --discriminator_start 0 \
+    --decoder_only --discriminator features --learning_rate 2e-4 --num_warmup_steps 100 --discriminator_start 0 \
     --discriminator_learning_rate 2e-4 --validate_every 2000 --validation_images 200 --checkpoint_every 1000 \
     "${decoder[@]}" $(resumed "$out/decoder")
 

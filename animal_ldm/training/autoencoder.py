@@ -1,7 +1,7 @@
 """Train the autoencoder: `accelerate launch -m animal_ldm.training.autoencoder` or `animal-ldm train-autoencoder`.
 
-L1 + LPIPS + KL, then, late, a patch discriminator: the recipe of latent diffusion (arXiv 2112.10752, appendix G), and
-L1 once more between the pictures shrunk to the size of the latent.
+L1 + LPIPS + KL, then, late, a discriminator: the recipe of latent diffusion (arXiv 2112.10752, appendix G), and L1
+once more between the pictures shrunk to the size of the latent.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from ..cli import exit_on_bad_input
 from ..data.prepared import load_split
 from ..errors import InputError
 from ..perceptual import PerceptualDistance
-from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from .discriminator import FeatureDiscriminator, PatchDiscriminator, adaptive_weight, fooling_loss, hinge_loss
 from .ema import EMA
 from .models import build_autoencoder, load_component
 from .pixels import center_crop, pixel_array, random_crops, to_model_range, to_picture
 from .report import autoencoder_record
 from .run import Run, learning_rate_schedule, start_accelerator
-from .stream import ImageStream, micro_batches, step_generator
+from .stream import ImageStream, micro_batches, step_generator, step_seed
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,10 @@ class AutoencoderArguments:
     coarse_weight: float = 1.0
     # Weight of the KL divergence, summed over the latent and divided by the number of pixel values.
     kl_weight: float = 1e-6
-    # Weight of the patch discriminator's loss; 0 trains without.
+    # What the discriminator judges: patches of pixels, or LPIPS's features of a random window (projected GAN), which
+    # learns sooner and takes less time.
+    discriminator: Literal["patches", "features"] = "patches"
+    # Weight of the discriminator's loss; 0 trains without.
     discriminator_weight: float = 0.5
     # Share of the run after which the discriminator joins.
     discriminator_start: float = 0.6
@@ -250,6 +253,14 @@ def load_or_build(arguments: AutoencoderArguments) -> AutoencoderKL:
     return vae
 
 
+def build_discriminator(kind: str, perceptual: PerceptualDistance | None) -> torch.nn.Module:
+    if kind == "patches":
+        return PatchDiscriminator()
+    if perceptual is None:
+        raise InputError("--discriminator features judges LPIPS's features: expected a --perceptual_weight above 0")
+    return FeatureDiscriminator(perceptual)
+
+
 class Trainer:
     """The networks and optimizers of a run, and one step of it.
 
@@ -267,7 +278,7 @@ class Trainer:
     ):
         self.accelerator, self.arguments, self.vae = accelerator, arguments, vae
         self.perceptual = perceptual
-        self.discriminator = PatchDiscriminator()
+        self.discriminator = build_discriminator(arguments.discriminator, perceptual)
         trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         discriminator_optimizer = torch.optim.AdamW(
@@ -327,7 +338,7 @@ class Trainer:
             with self._synchronised(self.judge, piece is pieces[-1]):
                 with accelerator.autocast():
                     verdicts = self.judge(torch.cat([wanted[piece], decoded]))
-                loss = hinge_loss(*verdicts.float().chunk(2))
+                loss = hinge_loss(verdicts)
                 losses["train/discriminator_loss"] += loss.detach() / parts
                 accelerator.backward(loss / parts)
         self.discriminator_optimizer.step()
@@ -354,7 +365,7 @@ class Trainer:
         """What the discriminator finds, balanced against the reconstruction `loss`."""
         self.discriminator.requires_grad_(False)
         with self.accelerator.autocast():
-            fooling = -self.discriminator(decoded).float().mean()
+            fooling = fooling_loss(self.discriminator(decoded))
         self.discriminator.requires_grad_(True)
         weight = adaptive_weight(loss, fooling, self.vae.decoder.conv_out.weight)
         return self.arguments.discriminator_weight * weight * fooling
@@ -389,7 +400,11 @@ def train(arguments: AutoencoderArguments) -> None:
     run = Run(
         accelerator,
         arguments,
-        identity={"data": train_split.fingerprint, "vae": tuple(vae.config.block_out_channels)},
+        identity={
+            "data": train_split.fingerprint,
+            "vae": tuple(vae.config.block_out_channels),
+            "discriminator": arguments.discriminator,
+        },
         batch_size=arguments.batch_size,
         total_images=round(arguments.num_epochs * len(train_split)),
     )
@@ -404,6 +419,8 @@ def train(arguments: AutoencoderArguments) -> None:
         batch = to_model_range(random_crops(pixels[chosen], size, generator)).to(device)
         noise = torch.randn(latent_shape, generator=generator).to(device)
         change = draw_change(generator, arguments.equivariance)
+        # what the discriminator looks at is a function of (seed, images seen, process) too
+        torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
         late = images_seen >= arguments.discriminator_start * run.total_images
         losses = trainer.step(batch, noise, change, adversarial=arguments.discriminator_weight > 0 and late)
         run.advance()

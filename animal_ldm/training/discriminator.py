@@ -1,4 +1,4 @@
-"""Patch discriminator that sharpens the autoencoder's reconstructions."""
+"""Discriminators that sharpen the autoencoder's reconstructions: of pixels, or of a classifier's features."""
 
 from itertools import pairwise
 
@@ -6,9 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..perceptual import PerceptualDistance
+
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al. 2017, arXiv 1611.07004): a verdict per patch, `(B, 3, H, W)` to `(B, 1, H/8, W/8)`.
+    """PatchGAN (Isola et al. 2017, arXiv 1611.07004): a verdict per patch, `(B, 3, H, W)` to one `(B, 1, H/8, W/8)`.
 
     Group instead of batch normalisation, so that the verdict on a picture does not depend on its batch.
     """
@@ -24,13 +26,56 @@ class PatchDiscriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2))
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [self.layers(images)]
 
 
-def hinge_loss(real_verdicts: torch.Tensor, fake_verdicts: torch.Tensor) -> torch.Tensor:
-    """Discriminator's hinge loss (Lim & Ye 2017, arXiv 1705.02894)."""
-    return 0.5 * (F.relu(1 - real_verdicts).mean() + F.relu(1 + fake_verdicts).mean())
+class FeatureDiscriminator(nn.Module):
+    """Verdicts on feature maps of LPIPS's frozen SqueezeNet: `(B, 3, H, W)` in [-1, 1] to several `(B, 1, h, w)`.
+
+    Projected GAN (Sauer et al. 2021, arXiv 2111.01007): it need not learn to see first, so it is small and quick. All
+    maps but the last are judged, each by a head of its own, seen through a window of random place and of half the side
+    and more, enlarged: pictures cannot hide what they lack between the strides of the frozen network. The window is
+    the same for the whole batch and comes from torch's global generator.
+    """
+
+    def __init__(self, perceptual: PerceptualDistance, channels: int = 64):
+        super().__init__()
+        self.perceptual = [perceptual]  # frozen, so no part of this module and its state
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, channels, 1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.GroupNorm(8, channels),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(channels, 1, 3, padding=1),
+            )
+            for width in perceptual.widths[:-1]
+        )
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        size = images.shape[-1]
+        side = int(torch.randint(size // 2, size + 1, ()))
+        top, left = torch.randint(size - side + 1, (2,)).tolist()
+        window = images[:, :, top : top + side, left : left + side]
+        maps = self.perceptual[0].maps(F.interpolate(window, size, mode="bilinear"))
+        return [head(seen) for head, seen in zip(self.heads, maps[:-1], strict=True)]
+
+
+def hinge_loss(verdicts: list[torch.Tensor]) -> torch.Tensor:
+    """Discriminator's hinge loss (Lim & Ye 2017, arXiv 1705.02894).
+
+    Args:
+        verdicts: maps `(2B, ...)`, photos first, then as many reconstructions; every map counts the same.
+    """
+    halves = [verdict.float().chunk(2) for verdict in verdicts]
+    return 0.5 * torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in halves]).mean()
+
+
+def fooling_loss(verdicts: list[torch.Tensor]) -> torch.Tensor:
+    """The decoder's side of it; `verdicts` on reconstructions."""
+    return -torch.stack([verdict.float().mean() for verdict in verdicts]).mean()
 
 
 def adaptive_weight(loss: torch.Tensor, adversarial_loss: torch.Tensor, last_weight: nn.Parameter) -> torch.Tensor:

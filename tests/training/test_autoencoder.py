@@ -8,8 +8,10 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from PIL import Image
+from torch.nn import functional as F
 
 from animal_ldm.errors import InputError
+from animal_ldm.perceptual import PerceptualDistance
 from animal_ldm.training.autoencoder import (
     AutoencoderArguments,
     Change,
@@ -20,11 +22,17 @@ from animal_ldm.training.autoencoder import (
     train,
     validate,
 )
-from animal_ldm.training.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from animal_ldm.training.discriminator import (
+    FeatureDiscriminator,
+    PatchDiscriminator,
+    adaptive_weight,
+    fooling_loss,
+    hinge_loss,
+)
 from animal_ldm.training.pixels import center_crop, random_crops, to_model_range, to_picture
 from animal_ldm.training.stream import step_generator
 from tests.conftest import tiny_vae
-from tests.training.conftest import assert_same_weights
+from tests.training.conftest import assert_same_weights, write_split
 
 
 @pytest.fixture
@@ -102,10 +110,42 @@ def test_psnr_is_that_of_the_definition():
 
 
 def test_discriminator_judges_patches_and_its_loss_is_zero_when_it_is_sure():
-    assert PatchDiscriminator()(torch.zeros(2, 3, 32, 32)).shape == (2, 1, 4, 4)
-    sure = torch.full((4,), 1.5)
-    assert hinge_loss(sure, -sure) == 0
-    assert hinge_loss(-sure, sure) == 2.5
+    (verdicts,) = PatchDiscriminator()(torch.zeros(2, 3, 32, 32))
+    assert verdicts.shape == (2, 1, 4, 4)
+    sure = torch.tensor([1.5, -1.5])
+    assert hinge_loss([sure]) == 0
+    assert hinge_loss([-sure]) == 2.5
+    assert hinge_loss([sure.repeat_interleave(100), -sure]) == 1.25
+    assert fooling_loss([-sure[1:], 2 * sure[:1]]) == -2.25
+
+
+def test_features_tell_blurred_pictures_from_sharp_ones(squeezenet_weights):
+    torch.manual_seed(0)
+    perceptual = PerceptualDistance(squeezenet_weights)
+    discriminator = FeatureDiscriminator(perceptual, channels=16)
+    assert not any("lpips" in name for name in discriminator.state_dict())
+    sharp = torch.rand(4, 3, 64, 64) * 2 - 1
+    blurred = F.avg_pool2d(sharp, 3, 1, 1)
+    same = discriminator(sharp[:1].expand(2, -1, -1, -1))
+    assert len(same) == len(perceptual.widths) - 1
+    for verdicts in same:  # the window is the batch's, so equal pictures get equal verdicts
+        assert torch.equal(verdicts[0], verdicts[1])
+    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
+    losses = []
+    for _ in range(25):
+        losses.append(hinge_loss(discriminator(torch.cat([sharp, blurred]))))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[0] > 0.8 and losses[-1] < 0.6
+    # and they tell which way is sharper
+    (gradient,) = torch.autograd.grad(fooling_loss(discriminator(blurred.requires_grad_())), blurred)
+    assert fooling_loss(discriminator(blurred - 0.5 * gradient.sign())) < fooling_loss(discriminator(blurred))
+
+
+def test_features_need_lpips(arguments):
+    with pytest.raises(InputError, match="expected a --perceptual_weight above 0"):
+        train(dataclasses.replace(arguments, discriminator="features"))
 
 
 def test_adaptive_weight_equals_the_ratio_of_gradients():
@@ -181,15 +221,26 @@ def test_training_writes_an_autoencoder_with_normal_latents_and_a_report(argumen
     assert Image.open(next(iter((folder / "samples").glob("*.png")))).size[0] == 6 * 2 * 16
 
 
-def test_resumed_training_equals_training_in_one_stretch(arguments, tmp_path):
-    whole = dataclasses.replace(arguments, output_dir=str(tmp_path / "whole"))
-    train(whole)
+@pytest.mark.parametrize("discriminator", ["patches", "features"])
+def test_resumed_training_equals_training_in_one_stretch(arguments, tmp_path, squeezenet_weights, discriminator):
     # the discriminator is there from the first image on, for its start depends on the length of the run
-    first = dataclasses.replace(arguments, num_epochs=1, discriminator_start=0.0)
-    train(first)
-    train(dataclasses.replace(first, num_epochs=2, resume=True))
-    train(dataclasses.replace(whole, output_dir=str(tmp_path / "other"), discriminator_start=0.0))
-    assert_same_weights(first.output_dir, tmp_path / "other", "vae")
+    whole = dataclasses.replace(arguments, discriminator_start=0.0)
+    if discriminator == "features":  # SqueezeNet needs larger pictures
+        for split, seed in (("train", 1), ("validation", 2)):
+            write_split(tmp_path / "larger" / split, 8, seed, size=32)
+        whole = dataclasses.replace(
+            whole,
+            data=str(tmp_path / "larger"),
+            image_size=32,
+            discriminator="features",
+            perceptual_weight=1.0,
+            perceptual_weights=str(squeezenet_weights),
+        )
+    train(whole)
+    pieces = dataclasses.replace(whole, output_dir=str(tmp_path / "pieces"))
+    train(dataclasses.replace(pieces, num_epochs=1))
+    train(dataclasses.replace(pieces, resume=True))
+    assert_same_weights(whole.output_dir, pieces.output_dir, "vae")
 
 
 def test_photos_smaller_than_the_crop_are_refused(arguments):
