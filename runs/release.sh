@@ -15,11 +15,10 @@ if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
           --validate_every 500000 --checkpoint_every 250000)
     processes=()
 else
-    # about two and a half hours of four cores: what the model that is there now was made with (but for the first 6,000
-    # images of its autoencoder, which had --coarse_weight 0, and for its UNet and its decoder, trained side by side)
+    # about four hours of four cores: what the model that is there now was made with, but for what runs/LOG.md tells
     autoencoder=(--preset tiny --num_epochs 2.35 --batch_size 4 --learning_rate 5e-4 --ema_half_life 3000)
-    decoder=(--num_epochs 1.5 --batch_size 4 --ema_half_life 1500)
-    unet=(--num_epochs 34 --batch_size 32 --learning_rate 1.5e-3 --num_warmup_steps 200
+    decoder=(--num_epochs 2.7 --batch_size 4 --ema_half_life 1500)
+    unet=(--num_epochs 64 --batch_size 32 --learning_rate 1.5e-3 --num_warmup_steps 200
           --ema_half_life 12000 --validate_every 80000 --checkpoint_every 10000)
     processes=(--num_cpu_threads_per_process 4)
     # glibc gives large tensors back to the system after every step; keeping them is 15 % faster
@@ -45,7 +44,7 @@ train_autoencoder=(accelerate launch "${processes[@]}" -m animal_ldm.training.au
 [ -f "$out/animal-ldm-128/model_index.json" ] || accelerate launch "${processes[@]}" train_text_to_image.py \
     --data "$out/photos11" --output_dir "$out/animal-ldm-128" --vae "$out/decoder" --text_encoder scratch --unet small \
     --alignment_weight 0.5 --perceptual_weights "$squeezenet" --balance_classes --snr_gamma None --lr_schedule cosine \
-    --scheduler euler_ancestral --save_dtype float16 --mixed_precision bf16 --country FRA --cache_dir "$out/cache" \
+    --scheduler sde_dpm --save_dtype float16 --mixed_precision bf16 --country FRA --cache_dir "$out/cache" \
     "${unet[@]}" $(resumed "$out/animal-ldm-128")
 
 animal-ldm evaluate "$out/animal-ldm-128" --data "$out/photos11" -n 5000 --guidance_scale 3 --reconstructions \

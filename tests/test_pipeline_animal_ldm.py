@@ -424,23 +424,24 @@ def test_from_pipe_forward_pass(pipe):
 @pytest.fixture(
     scope="module",
     params=[
-        (scheduler, prediction_type)
-        for scheduler in (
-            DDIMScheduler,
-            DPMSolverMultistepScheduler,
-            EulerDiscreteScheduler,
-            EulerAncestralDiscreteScheduler,
+        (scheduler, options, prediction_type)
+        for scheduler, options in (
+            (DDIMScheduler, {}),
+            (DPMSolverMultistepScheduler, {}),
+            (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+            (EulerDiscreteScheduler, {}),
+            (EulerAncestralDiscreteScheduler, {}),
         )
         for prediction_type in ("epsilon", "v_prediction")
     ],
-    ids=lambda param: f"{param[0].__name__}-{param[1]}",
+    ids=lambda param: "-".join([param[0].__name__, *param[1].values(), param[2]]),
 )
 def both(request, tmp_path_factory):
     """Our pipeline and a `StableDiffusionPipeline`, loaded from one folder."""
-    scheduler, prediction_type = request.param
+    scheduler, options, prediction_type = request.param
     folder = tmp_path_factory.mktemp("pipeline")
     components = tiny_components(prediction_type)
-    components["scheduler"] = scheduler.from_config(components["scheduler"].config)
+    components["scheduler"] = scheduler.from_config(components["scheduler"].config, **options)
     AnimalLDMPipeline(**components, classes=TINY_CLASSES).save_pretrained(folder)
     pipes = AnimalLDMPipeline.from_pretrained(folder), StableDiffusionPipeline.from_pretrained(folder)
     for pipe in pipes:

@@ -67,6 +67,23 @@ def test_a_scheduler_draws_what_a_perfect_denoiser_knows(name, prediction_type):
     torch.testing.assert_close(latents, point, atol=0.1, rtol=0)  # the last step leaves a noise of 0.03
 
 
+@pytest.mark.parametrize(("name", "kept"), [("ddim", 0.94), ("euler_ancestral", 0.88), ("sde_dpm", 0.98)])
+def test_how_much_of_the_spread_of_normal_latents_is_left_after_25_steps(name, kept):
+    noise_scheduler = build_noise_scheduler(1000, "v_prediction")
+    scheduler = build_sampling_scheduler(name, noise_scheduler)
+    scheduler.set_timesteps(25)
+    generator, std = torch.Generator().manual_seed(0), 0.7
+    latents = torch.randn((1, 1, 100, 200), generator=generator) * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        noisy = scheduler.scale_model_input(latents, t)
+        power = noise_scheduler.alphas_cumprod[t.long()]
+        clean = noisy * power.sqrt() * std**2 / (power * std**2 + 1 - power)  # the mean of what it may have been
+        noise = (noisy - power.sqrt() * clean) / (1 - power).sqrt()
+        velocity = training_target(noise_scheduler, clean, noise, t.long()[None])
+        latents = scheduler.step(velocity, t, latents, generator=generator).prev_sample
+    assert latents.std().item() / std == pytest.approx(kept, abs=0.02)
+
+
 def test_loss_is_the_weighted_mean_over_samples():
     prediction, target = torch.zeros(2, 1, 2, 2), torch.stack([torch.full((1, 2, 2), v) for v in (1.0, 3.0)])
     assert diffusion_loss(prediction, target, torch.tensor([2.0, 1.0])).item() == pytest.approx((2 * 1 + 9) / 2)
