@@ -1,0 +1,98 @@
+"""Sampling: images from prompts and seeds, one function for every command that needs it.
+
+Image `i` is a function of the pipeline, the settings, its prompt and its seed alone: neither the batch size nor the
+other images change it. Noise comes from the CPU's generator, so all devices start from the same noise.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Settings of the sampling process; recorded with every number that is measured on its images."""
+
+    # Denoising steps. More steps take longer and improve the images, up to a point.
+    num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 25
+    # Guidance scale. Above 1, images follow the prompt more closely and vary less; 1 turns guidance off.
+    guidance_scale: Annotated[float, tyro.conf.arg(aliases=["--guidance"])] = 3.0
+    # Guidance rescale, from 0 to 1: how far guided predictions are rescaled to the contrast of unguided ones.
+    guidance_rescale: float = 0.0
+    # Part of the steps that is guided, as fractions: 0 is the first step, 1 the end of the last.
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+    def check(self) -> None:
+        """Raise an `InputError` that names the first setting out of range."""
+        if self.num_inference_steps < 1:
+            raise InputError(f"--num_inference_steps must be at least 1, but is {self.num_inference_steps}.")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise InputError(f"--guidance_rescale must be from 0 to 1, but is {self.guidance_rescale:g}.")
+        start, stop = self.guidance_interval
+        if not 0 <= start <= stop <= 1:
+            raise InputError(
+                "--guidance_interval must be two fractions of the steps, 0 <= START <= STOP <= 1, but is "
+                f"{start:g} {stop:g}."
+            )
+
+    def settings(self) -> "Sampling":
+        """The sampling settings alone, of arguments that hold more."""
+        return Sampling(
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            guidance_rescale=self.guidance_rescale,
+            guidance_interval=self.guidance_interval,
+        )
+
+
+def sample_images(
+    pipeline: "DiffusionPipeline",
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    batch_size: int = 8,
+    negative_prompt: str = "",
+) -> Iterator["Image.Image"]:
+    """Yield a PIL image for each pair of `prompts` and `seeds`, in order.
+
+    Every distinct prompt is encoded once. Progress bars of the pipeline are left as they are.
+
+    Args:
+        pipeline: an `AnimalLDMPipeline`.
+        batch_size: images sampled at a time.
+        negative_prompt: what to guide away from, in all images.
+    """
+    import torch  # not at the top: `--help` of every command needs `Sampling`, and importing torch takes seconds
+
+    with torch.no_grad():
+        embeds = {
+            prompt: pipeline.encode_prompt(
+                prompt,
+                do_classifier_free_guidance=sampling.guidance_scale > 1,
+                negative_prompt=negative_prompt,
+            )
+            for prompt in dict.fromkeys(prompts)
+        }
+    for start in range(0, len(prompts), batch_size):
+        batch = slice(start, start + batch_size)
+        prompt_embeds, negative_prompt_embeds = (
+            torch.cat(parts) if parts[0] is not None else None
+            for parts in zip(*(embeds[prompt] for prompt in prompts[batch]), strict=True)
+        )
+        yield from pipeline(
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            guidance_rescale=sampling.guidance_rescale,
+            guidance_interval=sampling.guidance_interval,
+        ).images
