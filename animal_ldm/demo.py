@@ -1,13 +1,13 @@
-"""A page that draws, with the results of the model card beside it.
+"""A page that generates images, with the results from the model card on a second tab.
 
 This one file is both the page of `animal-ldm demo` and, byte for byte, the `app.py` of a Space. A Space has no
-`animal_ldm`, so the file imports gradio, diffusers, torch and huggingface_hub (diffusers needs transformers) alone.
+`animal_ldm`, so the file imports only gradio, diffusers, torch and huggingface_hub (diffusers needs transformers).
 
-A Space is three files:
+A Space consists of three files:
 - `app.py`: this file.
-- `README.md`: its metadata hold what every Space of gradio's has (`title`, `sdk: gradio`, `sdk_version`,
-  `app_file: app.py`) and `models: [owner/name]`. The first of `models` is what the page draws with, a model that
-  `animal-ldm push` published; nothing else names it. The buttons are the texts of that model's `widget`.
+- `README.md`: its metadata holds the usual fields of a gradio Space (`title`, `sdk: gradio`, `sdk_version`,
+  `app_file: app.py`) and `models: [owner/name]`. The page generates with the first of `models`, which `animal-ldm
+  push` published. The buttons are the prompts in that model's `widget`.
 - `requirements.txt`: torch, diffusers and transformers in the versions that the model card asks for.
 """
 
@@ -29,16 +29,16 @@ from huggingface_hub import ModelCard, SpaceCard, snapshot_download
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-# The pipeline's own defaults; diffusers' class, which a Space loads the model with, has others.
+# The pipeline's own defaults. A Space loads the model with diffusers' class, which has others.
 STEPS = 25
 GUIDANCE = 3.0
 
-MOST_PICTURES = 8  # drawn in one batch
+MOST_IMAGES = 8  # in one batch
 MOST_STEPS = 100
 MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
 
-# Of the fonts that come with gradio few hold Latin letters in more than one weight. Nothing is fetched from elsewhere.
+# Few of the fonts that come with gradio have Latin letters in more than one weight. None is fetched from elsewhere.
 SANS = (gr.themes.LocalFont("Source Sans Pro", weights=(400,)), "system-ui", "sans-serif")
 
 THEME = gr.themes.Base(
@@ -119,17 +119,17 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #settings #seed .block { padding-bottom: 0; }
 #seed { align-items: end; gap: 10px; flex-wrap: nowrap; }
 #seed button { flex: 0 0 auto; width: auto; min-width: 0; height: 48px; padding: 0 18px; font-size: 16px; }
-#pictures { overflow: visible; }
-#pictures .grid-wrap { max-height: none; overflow: visible; padding: 0; }
-#pictures .grid-container { gap: 12px; grid-template-columns: repeat(2, 1fr); grid-template-rows: none; }
-#pictures .grid-container:has(> :only-child) { grid-template-columns: 1fr; }
-#pictures .grid-container:has(> :nth-child(5)) { grid-template-columns: repeat(3, 1fr); }
-#pictures .grid-container:has(> :nth-child(9)) { grid-template-columns: repeat(4, 1fr); }
-#pictures .empty { min-height: 420px; border: 1px dashed var(--border-color-primary); border-radius: 12px; }
-#pictures .icon-button-wrapper { background: var(--background-fill-primary); }
-#pictures .wrap.full:not(.hide) { background: color-mix(in srgb, var(--body-background-fill) 88%, transparent); }
-#pictures .wrap.full, #pictures .wrap.full * { font-family: var(--font); font-size: 17px; }
-#drawn { text-align: center; opacity: .75; overflow-wrap: anywhere; }
+#images { overflow: visible; }
+#images .grid-wrap { max-height: none; overflow: visible; padding: 0; }
+#images .grid-container { gap: 12px; grid-template-columns: repeat(2, 1fr); grid-template-rows: none; }
+#images .grid-container:has(> :only-child) { grid-template-columns: 1fr; }
+#images .grid-container:has(> :nth-child(5)) { grid-template-columns: repeat(3, 1fr); }
+#images .grid-container:has(> :nth-child(9)) { grid-template-columns: repeat(4, 1fr); }
+#images .empty { min-height: 420px; border: 1px dashed var(--border-color-primary); border-radius: 12px; }
+#images .icon-button-wrapper { background: var(--background-fill-primary); }
+#images .wrap.full:not(.hide) { background: color-mix(in srgb, var(--body-background-fill) 88%, transparent); }
+#images .wrap.full, #images .wrap.full * { font-family: var(--font); font-size: 17px; }
+#settings-used { text-align: center; opacity: .75; overflow-wrap: anywhere; }
 .results { min-width: 0; }
 .results .prose table { display: block; max-width: 100%; overflow-x: auto; margin: 14px 0; border: 0; font-size: 15px }
 .results .prose tr { border: 0; }
@@ -143,9 +143,9 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
   #head h1 { font-size: 28px; }
   #board { grid-template: auto / minmax(0, 1fr); }
   #board > * { grid-area: auto; }
-  #pictures#pictures .grid-container:has(> :nth-child(2)) { grid-template-columns: repeat(2, 1fr); }
-  #pictures#pictures .grid-container:has(> :nth-child(9)) { grid-template-columns: repeat(3, 1fr); }
-  #pictures .empty { min-height: 260px; }
+  #images#images .grid-container:has(> :nth-child(2)) { grid-template-columns: repeat(2, 1fr); }
+  #images#images .grid-container:has(> :nth-child(9)) { grid-template-columns: repeat(3, 1fr); }
+  #images .empty { min-height: 260px; }
 }
 """
 
@@ -155,8 +155,8 @@ class Card:
     """What the page shows of a model card.
 
     Attributes:
-        samples: (file, prompt) of the card's pictures, one for each class that the model knows.
-        results: (Markdown, picture that follows it or None) in the order of the part on results; empty without one.
+        samples: (file, prompt) of the card's samples, one for each class of the model.
+        results: (Markdown, image that follows it or None), in the order of the section "Results"; empty without one.
     """
 
     samples: list[tuple[str, str]]
@@ -164,7 +164,7 @@ class Card:
 
 
 def read_card(model: str) -> Card:
-    """The card in the pipeline folder `model`, or of the model of that id on the Hub; empty if there is none."""
+    """The card in the pipeline folder `model`, or of the model with that id on the Hub; empty if there is none."""
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["README.md", "samples/*", "evaluation/**"]))
@@ -176,31 +176,31 @@ def read_card(model: str) -> Card:
     found = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
     if not found:
         return Card(samples, [])
-    texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, picture, text, …, text
-    pictures = [str(folder / unquote(path)) for path in texts[1::2]]
-    return Card(samples, [*zip_longest(texts[::2], pictures)])
+    texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, image, text, …, text
+    images = [str(folder / unquote(path)) for path in texts[1::2]]
+    return Card(samples, [*zip_longest(texts[::2], images)])
 
 
 def wrong_prompt(pipeline: DiffusionPipeline, prompt: str) -> str:
     """What is wrong with the prompt, as a sentence for the user; "" if nothing is."""
     if not prompt.strip():
-        return "Write what to draw."
-    longest = pipeline.tokenizer.model_max_length - 2  # without the marks of start and end
+        return "Please write a prompt."
+    longest = pipeline.tokenizer.model_max_length - 2  # without the start and end tokens
     tokens = pipeline.tokenizer(prompt, verbose=False).input_ids[1:-1]
     if len(tokens) > longest:
         unread = pipeline.tokenizer.decode(tokens[longest:])
-        return f"Too long: the model would not read “{unread}” at its end. Please shorten it."
+        return f"Too long: the model would ignore “{unread}” at the end. Please shorten the prompt."
     return ""
 
 
 def wrong_number(value: float | None, least: int, most: float, whole: bool = True) -> str:
-    """As `wrong_prompt`, of a number that must lie from `least` to `most`; None is an empty field."""
+    """Like `wrong_prompt`, for a number that must lie between `least` and `most`; None is an empty field."""
     if value is not None and least <= value <= most and not (whole and value % 1):
         return ""
     return f"This must be a {'whole ' if whole else ''}number from {least} to {most:,.0f}."
 
 
-def draw(
+def generate(
     pipeline: DiffusionPipeline,
     prompt: str,
     number: int,
@@ -209,10 +209,10 @@ def draw(
     steps: int,
     on_step: Callable[[int], None],
 ) -> list[Image.Image]:
-    """`number` pictures, picture i from seed + i alone; on the CPU, so that all devices see one noise.
+    """`number` images; image i depends on seed + i alone. Noise comes from the CPU, so it is the same on all devices.
 
     Args:
-        on_step: called with the number of steps done.
+        on_step: called with the number of completed steps.
     """
 
     def on_step_end(_pipeline, step: int, _timestep, tensors: dict) -> dict:
@@ -229,15 +229,15 @@ def draw(
     ).images
 
 
-def save(pictures: Sequence[Image.Image], folder: Path, seed: int, settings: dict) -> Iterator[tuple[str, str]]:
-    """Write the pictures as PNG with all that draws them again in their text; yields (file, caption)."""
+def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict) -> Iterator[tuple[str, str]]:
+    """Write the images as PNG, with their settings in the text fields; yields (file, caption)."""
     stem = re.sub(r"\W+", "-", settings["prompt"]).strip("-")[:40]
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         info = PngInfo()
         for name, value in (settings | {"seed": seed + i}).items():
             info.add_itxt(name, str(value))
         file = folder / f"{stem}-{seed + i}.png"
-        picture.save(file, pnginfo=info)
+        image.save(file, pnginfo=info)
         yield str(file), f"seed {seed + i}"
 
 
@@ -247,57 +247,57 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
     Args:
         pipeline: an `AnimalLDMPipeline`, or the same components as a `StableDiffusionPipeline`.
         name: of the model.
-        prompts: a button each.
+        prompts: one button each.
     """
     pipeline.set_progress_bar_config(disable=True)
 
     def check(prompt, number, seed, guidance, steps):
         messages = (
             wrong_prompt(pipeline, prompt),
-            wrong_number(number, 1, MOST_PICTURES),
+            wrong_number(number, 1, MOST_IMAGES),
             wrong_number(seed, 0, LARGEST_SEED),
             wrong_number(guidance, 1, MOST_GUIDANCE, whole=False),
             wrong_number(steps, 1, MOST_STEPS),
         )
         return [gr.validate(not message, message) for message in messages]
 
-    def on_draw(prompt, number, seed, guidance, steps, progress=gr.Progress()):  # noqa: B008 - gradio's way
+    def on_generate(prompt, number, seed, guidance, steps, progress=gr.Progress()):  # noqa: B008 - gradio's way
         def on_step(done: int) -> None:
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        pictures = draw(pipeline, prompt, number, seed, guidance, steps, on_step)
-        settings = {"prompt": prompt, "model": name, "guidance": guidance, "steps": steps}
+        images = generate(pipeline, prompt, number, seed, guidance, steps, on_step)
+        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance}
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
-        drawn = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
+        used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
-            yield [*save(pictures, Path(folder), seed, settings)], html.escape(drawn)
+            yield [*save(images, Path(folder), seed, settings)], html.escape(used)
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
-        known = ", or choose what this model has learned" if prompts else ""
+        known = ", or choose one of the model's classes" if prompts else ""
         gr.HTML(
             f"<h1>{html.escape(name)}</h1><p>Write what you would like to see{known}.</p>",
             elem_id="head",
             padding=False,
         )
-        with gr.Tab("Draw"), gr.Row(elem_id="board"):
+        with gr.Tab("Generate"), gr.Row(elem_id="board"):
             with gr.Column(elem_id="ask"):
                 prompt = gr.Textbox(label="Prompt", lines=1, max_lines=4, elem_id="prompt")
                 with gr.Row(elem_id="words"):
                     for text in prompts:
                         word = gr.Button(text, size="sm")
                         word.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
-                button = gr.Button("Draw", variant="primary", size="lg")
+                button = gr.Button("Generate", variant="primary", size="lg")
             with gr.Column(elem_id="shown"):
                 gallery = gr.Gallery(
                     card.samples or None,
                     show_label=False,
-                    elem_id="pictures",
+                    elem_id="images",
                     buttons=["download", "download_all", "fullscreen"],
                 )
-                drawn = gr.HTML("Samples from the model card" if card.samples else "", elem_id="drawn")
+                used = gr.HTML("Samples from the model card" if card.samples else "", elem_id="settings-used")
             with gr.Column(elem_id="settings"):
-                number = gr.Slider(1, MOST_PICTURES, 4, step=1, precision=0, label="Pictures", buttons=[])
+                number = gr.Slider(1, MOST_IMAGES, 4, step=1, precision=0, label="Images", buttons=[])
                 with gr.Row(elem_id="seed"):
                     seed = gr.Number(0, label="Seed", min_width=120)
                     dice = gr.Button("⚄ Roll")
@@ -308,31 +308,31 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
                 )
         with gr.Tab("Results"):
-            for text, picture in card.results:
+            for text, image in card.results:
                 gr.Markdown(text, elem_classes="results")
-                if picture:
-                    gr.Image(picture, show_label=False, interactive=False, buttons=["fullscreen"], height=480)
+                if image:
+                    gr.Image(image, show_label=False, interactive=False, buttons=["fullscreen"], height=480)
             if not card.results:
-                gr.Markdown("No results: this model comes without a card. `animal-ldm evaluate` measures it.")
+                gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
 
         roll = f"() => Math.floor(Math.random() * {LARGEST_SEED + 1})"
         dice.click(None, None, seed, js=roll, api_visibility="private")
         gr.on(
             [button.click, prompt.submit],
-            on_draw,
+            on_generate,
             [prompt, number, seed, guidance, steps],
-            [gallery, drawn],
+            [gallery, used],
             validator=check,
-            preprocess=False,  # which would round, and refuse in words of its own, before `check`
+            preprocess=False,  # it would round numbers and show its own errors before `check`
             concurrency_limit=1,
             show_progress_on=gallery,
-            api_name="draw",
+            api_name="generate",
         )
     return page
 
 
 def start(page: gr.Blocks, **options) -> str:
-    """Serve the page from a thread of its own; `options` are those of gradio's `launch`. Returns the address."""
+    """Serve the page from its own thread; `options` go to gradio's `launch`. Returns the address."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     _, local_url, share_url = page.launch(
         theme=THEME, css=CSS, ssr_mode=False, footer_links=[], quiet=True, prevent_thread_lock=True, **options
@@ -341,13 +341,13 @@ def start(page: gr.Blocks, **options) -> str:
 
 
 def serve(page: gr.Blocks, **options) -> None:
-    """`start` the page, and keep it up until the process is stopped."""
+    """`start` the page and serve it until the process is stopped."""
     print(f"The page is at {start(page, **options)}", flush=True)
     page.block_thread()
 
 
 def main() -> None:
-    """What a Space runs."""
+    """Entry point of a Space."""
     model = SpaceCard.load(Path(__file__).with_name("README.md")).data.models[0]
     pipeline = StableDiffusionPipeline.from_pretrained(model)
     pipeline.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")

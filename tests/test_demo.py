@@ -15,7 +15,8 @@ from gradio_client import Client
 from gradio_client.utils import Status
 from PIL import Image
 
-from animal_ldm import AnimalLDMPipeline, cli, demo, generate
+from animal_ldm import AnimalLDMPipeline, cli, demo
+from animal_ldm.commands import generate
 
 CARD = """---
 license: unlicense
@@ -54,7 +55,7 @@ Little.
 
 @pytest.fixture(scope="module")
 def carded(tiny_pipeline_folder, tmp_path_factory) -> Path:
-    """The tiny pipeline's folder, published: with a card and its pictures."""
+    """The tiny pipeline's folder, published: with a card and its images."""
     folder = tmp_path_factory.mktemp("published") / "tiny"
     shutil.copytree(tiny_pipeline_folder, folder)
     (folder / "README.md").write_text(CARD)
@@ -87,38 +88,44 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_draws_what_the_command_line_draws(client, tiny_pipeline_folder, tmp_path):
-    gallery, drawn = client.predict(**ask(number=3), api_name="/draw")
+def test_page_and_command_generate_the_same(client, tiny_pipeline_folder, tmp_path):
+    gallery, used = client.predict(**ask(number=3), api_name="/generate")
     options = ["--number", "3", "--seed", "5", "--steps", "2", "--guidance", "3", "--separate", "--device", "cpu"]
     generate.main(["a zebra", "--model", tiny_pipeline_folder, "--out", str(tmp_path / "zebra.png"), *options])
     files = [shown["image"] for shown in gallery]
     assert [shown["caption"] for shown in gallery] == ["seed 5", "seed 6", "seed 7"]
-    assert drawn == "“a zebra” · seeds 5 to 7 · guidance 3 · 2 steps"
+    assert used == "“a zebra” · seeds 5 to 7 · guidance 3 · 2 steps"
     for i, file in enumerate(files):
         assert abs(pixels(file) - pixels(tmp_path / f"zebra-{i:03}.png")).max() <= 1
     assert abs(pixels(files[0]) - pixels(files[1])).max() > 10
 
 
-def test_a_downloaded_picture_says_how_to_draw_it_again(client):
-    (_, shown), _ = client.predict(**ask(guidance=2.5), api_name="/draw")
+def test_a_downloaded_image_says_how_to_generate_it_again(client):
+    (_, shown), _ = client.predict(**ask(guidance=2.5), api_name="/generate")
     assert Path(shown["image"]).name == "a-zebra-6.png"
     text = Image.open(shown["image"]).text
-    assert text == {"prompt": "a zebra", "model": "tiny", "guidance": "2.5", "steps": "2", "seed": "6"}
-    ((again,), _) = client.predict(**ask(number=1, seed=6, guidance=2.5), api_name="/draw")
+    assert text == {
+        "prompt": "a zebra",
+        "model": "tiny",
+        "num_inference_steps": "2",
+        "guidance_scale": "2.5",
+        "seed": "6",
+    }
+    ((again,), _) = client.predict(**ask(number=1, seed=6, guidance=2.5), api_name="/generate")
     assert abs(pixels(again["image"]) - pixels(shown["image"])).max() <= 1
 
 
 def test_a_prompt_is_shown_as_text(client):
-    _, drawn = client.predict(**ask(prompt="<b>zebra</b>"), api_name="/draw")
-    assert "&lt;b&gt;zebra&lt;/b&gt;" in drawn
+    _, used = client.predict(**ask(prompt="<b>zebra</b>"), api_name="/generate")
+    assert "&lt;b&gt;zebra&lt;/b&gt;" in used
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"prompt": ""}, "Write what to draw"),
-        ({"prompt": "  \n"}, "Write what to draw"),
-        ({"prompt": "a zebra and another one of them"}, "Too long: the model would not read “hem” at its end"),
+        ({"prompt": ""}, "Please write a prompt"),
+        ({"prompt": "  \n"}, "Please write a prompt"),
+        ({"prompt": "a zebra and another one of them"}, "Too long: the model would ignore “hem” at the end"),
         ({"seed": None}, "whole number from 0 to 4,294,967,295"),
         ({"seed": -1}, "whole number"),
         ({"seed": 1.5}, "whole number"),
@@ -131,26 +138,26 @@ def test_a_prompt_is_shown_as_text(client):
 )
 def test_bad_input_gets_a_message(client, wrong, message):
     with pytest.raises(Exception, match=message) as caught:
-        client.predict(**ask(**wrong), api_name="/draw")
+        client.predict(**ask(**wrong), api_name="/generate")
     assert "Traceback" not in str(caught.value)
 
 
-def test_users_draw_in_turn(page_url):
-    """While one draws, the other sees its place in line; both get their own pictures."""
+def test_users_take_turns(page_url):
+    """While one generates, the other sees its position; both get their own images."""
     first, second = (Client(page_url, verbose=False) for _ in range(2))
-    drawing = first.submit(**ask(number=8, steps=100), api_name="/draw")
-    while drawing.status().code < Status.PROGRESS:
+    generating = first.submit(**ask(number=8, steps=100), api_name="/generate")
+    while generating.status().code < Status.PROGRESS:
         time.sleep(0.01)
-    waiting = second.submit(**ask(prompt="a lion", number=1), api_name="/draw")
+    waiting = second.submit(**ask(prompt="a lion", number=1), api_name="/generate")
     places, steps = set(), set()
     while not waiting.done():
-        if (status := waiting.status()).code == Status.IN_QUEUE and not drawing.done():
+        if (status := waiting.status()).code == Status.IN_QUEUE and not generating.done():
             places.add(status.rank)
-        steps |= {unit.desc for unit in drawing.status().progress_data or ()}
+        steps |= {unit.desc for unit in generating.status().progress_data or ()}
         time.sleep(0.01)
     assert 0 in places
     assert any(step.startswith("step ") and step.endswith(" of 100") for step in steps)
-    assert len(drawing.result()[0]) == 8
+    assert len(generating.result()[0]) == 8
     assert "a lion" in waiting.result()[1]
 
 
@@ -170,9 +177,9 @@ def test_the_card_is_read(carded, tiny_pipeline_folder):
         ("00-zebra.png", "a zebra"),
         ("01-elephant.png", "an elephant"),
     ]
-    (before, picture), (after, none) = card.results
+    (before, image), (after, none) = card.results
     assert "0.875" in before and "Model Card" not in before
-    assert Path(picture).is_file() and none is None
+    assert Path(image).is_file() and none is None
     assert "One number was measured." in after and "Little" not in after
     assert demo.read_card(tiny_pipeline_folder) == demo.Card([], [])
 
@@ -191,7 +198,7 @@ def test_a_port_in_use(tiny_pipeline_folder, capsys):
         port = taken.getsockname()[1]
         cli.main(["demo", tiny_pipeline_folder, "--device", "cpu", "--port", str(port)])
     assert caught.value.code == 2
-    assert f"error: No page can be served on --port {port}" in capsys.readouterr().err
+    assert f"error: The page cannot be served on --port {port}" in capsys.readouterr().err
 
 
 def test_no_such_model(tmp_path, capsys):
@@ -233,8 +240,8 @@ def test_in_the_browser(browser, page_url, width):
     page.on("pageerror", lambda error: broken.append(error))
     page.goto(page_url)
 
-    button("Draw").click()
-    page.get_by_text("Write what to draw.").wait_for()
+    button("Generate").click()
+    page.get_by_text("Please write a prompt.").wait_for()
     button("an elephant").click()
     assert page.get_by_label("Prompt", exact=True).input_value() == "an elephant"
     seed = page.get_by_label("Seed", exact=True)
@@ -243,20 +250,20 @@ def test_in_the_browser(browser, page_url, width):
     rolled = int(seed.input_value())
     assert 0 < rolled < 2**32
 
-    button("Draw").click()
+    button("Generate").click()
     page.get_by_text(f"seed {rolled + 3}", exact=True).wait_for()
-    assert page.get_by_text("Write what to draw.").count() == 0
+    assert page.get_by_text("Please write a prompt.").count() == 0
     assert overflow() <= 0
-    page.locator("#pictures .grid-container button").first.click()
+    page.locator("#images .grid-container button").first.click()
     with page.expect_download() as download:
         page.get_by_label("Download", exact=True).first.click()
     assert download.value.suggested_filename == f"an-elephant-{rolled}.png"
 
     page.get_by_role("tab", name="Results").click()
     page.get_by_role("cell", name="0.875").wait_for()
-    picture = page.get_by_role("tabpanel").locator("img").last
-    picture.scroll_into_view_if_needed()
-    page.wait_for_function("picture => picture.naturalWidth === 16", arg=picture.element_handle())
+    image = page.get_by_role("tabpanel").locator("img").last
+    image.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.naturalWidth === 16", arg=image.element_handle())
     assert overflow() <= 0
     assert not broken
     assert {url for url in asked if not url.startswith((page_url, "data:", "blob:"))} == set()
@@ -264,11 +271,13 @@ def test_in_the_browser(browser, page_url, width):
 
 @pytest.mark.slow
 def test_waiting_in_the_browser(browser, page_url):
-    """Who comes while another draws sees the place in line, then the pictures."""
-    other = Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/draw")
+    """A user who comes second sees the position in the queue, then the images."""
+    other = Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/generate")
     page = browser.new_page()
     page.goto(page_url)
-    others = [Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/draw") for _ in range(3)]
+    others = [
+        Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/generate") for _ in range(3)
+    ]
     page.get_by_label("Prompt", exact=True).fill("a lion")
     page.get_by_label("Prompt", exact=True).press("Enter")
     page.get_by_text("queue:").wait_for(timeout=60_000)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from animal_ldm import cli
 from animal_ldm.errors import InputError
-from animal_ldm.generate import grid, grid_columns, main
+from animal_ldm.commands.generate import grid, grid_columns, main
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_grid(generate, capsys):
     assert capsys.readouterr().out == "zebras/grid.png\n"
 
 
-def test_separate_pictures_are_the_cells_of_the_grid(generate):
+def test_separate_images_are_the_cells_of_the_grid(generate):
     folder = generate("-n", "3", "--seed", "5", "--out", "zebra.png")
     generate("-n", "3", "--seed", "5", "--out", "zebra.png", "--separate")
     names = ["zebra-000.png", "zebra-001.png", "zebra-002.png"]
@@ -61,8 +61,8 @@ def test_separate_pictures_are_the_cells_of_the_grid(generate):
     assert np.array_equal(row, pixels(folder / "zebra.png"))
 
 
-def test_a_picture_depends_on_its_seed_alone(generate):
-    """On neither the number of pictures, nor the batch size, nor the place; to one level of rounding."""
+def test_an_image_depends_on_its_seed_alone(generate):
+    """Not on the number of images, the batch size or its place; to one level of rounding."""
     generate("-n", "5", "--seed", "7", "--out", "a.png", "--separate", "--batch_size", "2")
     folder = generate("-n", "2", "--seed", "9", "--out", "b.png", "--separate")
     assert abs(pixels(folder / "a-002.png") - pixels(folder / "b-000.png")).max() <= 1
@@ -85,13 +85,13 @@ def test_png_text_holds_the_settings(generate, tiny_pipeline_folder):
         "negative_prompt": "a löwe 🦁",
         "model": tiny_pipeline_folder,
         "dtype": "float32",
-        "steps": "2",
-        "guidance": "2.5",
+        "num_inference_steps": "2",
+        "guidance_scale": "2.5",
         "guidance_rescale": "0.0",
         "guidance_interval": "(0.0, 1.0)",
         "seed": "4",
     }
-    assert Image.open(generate("-n", "2", "--seed", "3") / "pictures.png").text["seed"] == "3 to 4"
+    assert Image.open(generate("-n", "2", "--seed", "3") / "images.png").text["seed"] == "3 to 4"
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_png_text_holds_the_settings(generate, tiny_pipeline_folder):
     ids=" ".join,
 )
 def test_every_option_reaches_the_pipeline(generate, option):
-    plain = pixels(generate() / "pictures.png")
-    assert not np.array_equal(pixels(generate(*option) / "pictures.png"), plain)
+    plain = pixels(generate() / "images.png")
+    assert not np.array_equal(pixels(generate(*option) / "images.png"), plain)
 
 
 def test_class_warning_comes_once(generate, tiny_pipeline_folder, library_warnings):
     main(
         ["a pony", "--model", tiny_pipeline_folder, "--steps", "1", "-n", "3", "--batch_size", "1", "--device", "cpu"]
     )
-    assert ["names nothing" in message for message in library_warnings()] == [True]
+    assert ["names none" in message for message in library_warnings()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_empty_cells_are_white():
     ("option", "message"),
     [
         (["-n", "0"], "--number must be at least 1, but is 0"),
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--steps", "0"], "--num_inference_steps must be at least 1"),
         (["--batch_size", "-1"], "--batch_size must be at least 1"),
         (["--guidance_interval", "0.8", "0.2"], "but is 0.8 0.2"),
         (["--out", "zebra.jpg"], "zebra.jpg"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
-        (["--model", "nobody/nothing"], "nobody/nothing is no folder here, and the Hub could not be asked"),
+        (["--model", "nobody/nothing"], "nobody/nothing is not a local folder, and the Hub could not be reached"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -152,7 +152,7 @@ def test_bad_input(generate, option, message):
 
 
 def test_without_the_released_model_the_message_says_what_to_do(generate, monkeypatch):
-    monkeypatch.setattr("animal_ldm.generate.MODEL", "models/not-shipped")
+    monkeypatch.setattr("animal_ldm.loading.RELEASED_MODEL", "models/not-shipped")
     with pytest.raises(InputError, match="Train one with `animal-ldm train`"):
         generate("--model", "models/not-shipped")
 
@@ -198,5 +198,5 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "How many pictures." in done.stdout
+    assert "Number of images." in done.stdout
     assert "-n INT, --number INT" in done.stdout

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from animal_ldm import AnimalLDMPipeline
-from animal_ldm.generate import MODEL
-from animal_ldm.generate import main as generate
+from animal_ldm.commands.generate import main as generate
+from animal_ldm.released import RELEASED_MODEL
 
-FOLDER = Path(__file__).parent.parent / MODEL
+FOLDER = Path(__file__).parent.parent / RELEASED_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_every_file_that_its_card_names_is_there(card):
     assert [path for path in (*linked, *shown) if not (FOLDER / path).is_file()] == []
 
 
-def test_it_draws_the_sample_of_its_card_from_the_recorded_seed(card):
+def test_it_generates_the_sample_of_its_card_from_the_recorded_seed(card):
     """Other processors round differently: pixels may differ by 2 of 255 on average."""
     prompt, url = card.data.widget[0]["text"], card.data.widget[0]["output"]["url"]
     (steps,) = re.findall(r"num_inference_steps=(\d+)", card.text)
@@ -46,12 +46,12 @@ def test_it_draws_the_sample_of_its_card_from_the_recorded_seed(card):
     (seed,) = re.findall(r"manual_seed\((\d+)\)", card.text)
     pipeline = AnimalLDMPipeline.from_pretrained(FOLDER)
     generator = torch.Generator().manual_seed(int(seed))
-    drawn = pipeline(
+    image = pipeline(
         prompt, num_inference_steps=int(steps), guidance_scale=float(guidance), generator=generator
     ).images[0]
     with Image.open(FOLDER / url) as sample:
-        difference = np.abs(np.asarray(drawn, float) - np.asarray(sample.convert("RGB"), float)).mean()
-    assert drawn.size == (128, 128)
+        difference = np.abs(np.asarray(image, float) - np.asarray(sample.convert("RGB"), float)).mean()
+    assert image.size == (128, 128)
     assert difference < 2
 
 
@@ -59,5 +59,5 @@ def test_it_is_found_from_anywhere_without_being_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     generate(["a zebra", "--steps", "2", "--out", "zebra.png"])
-    with Image.open(tmp_path / "zebra.png") as picture:
-        assert picture.size == (128, 128) and picture.text["prompt"] == "a zebra"
+    with Image.open(tmp_path / "zebra.png") as image:
+        assert image.size == (128, 128) and image.text["prompt"] == "a zebra"

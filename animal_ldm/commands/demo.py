@@ -1,4 +1,4 @@
-"""`animal-ldm demo`: a page that draws with a pipeline."""
+"""`animal-ldm demo`: a page in the browser that generates images with a pipeline."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,38 +6,38 @@ from typing import Annotated
 
 import tyro
 
-from .arguments import parse
-from .data.captions import with_article
-from .errors import InputError
-from .generate import load_pipeline
+from ..data.captions import with_article
+from ..errors import InputError
+from .parsing import parse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoArguments:
-    """Serve a page that draws with a model and shows the results in its card; Ctrl+C stops it.
+    """Serve a page that generates images with a model and shows the results in its card. Ctrl+C stops it.
 
-    One drawing is made at a time; who comes meanwhile waits in line and sees the place. The page works without a
-    network. It needs `pip install 'animal-ldm[demo]'`.
+    Requests are processed one at a time; others queue and show their position. The page makes no network requests. It
+    needs `pip install 'animal-ldm[demo]'`.
     """
 
     # Pipeline folder, as `animal-ldm train` writes it, or the id of a model on the Hub.
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     # Port on this machine. Default: the first free one from 7860.
     port: int | None = None
-    # Reach the page from anywhere for a week, over a public address of gradio's servers.
+    # Make the page reachable from anywhere for a week, through a public address on gradio's servers.
     share: bool = False
-    # Where to draw, such as cpu, cuda or mps; auto is the accelerator if there is one.
+    # Device to run on, such as cpu, cuda or mps; auto is the accelerator if there is one.
     device: str = "auto"
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(DemoArguments, argv, prog="animal-ldm demo")
     try:
-        from . import demo
+        from .. import demo
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise InputError("The page needs gradio, which is not installed: pip install 'animal-ldm[demo]'.") from error
+    from ..loading import load_pipeline
 
     pipeline = load_pipeline(arguments.model, arguments.device)
     prompts = [with_article(name) for name in pipeline.classes]
@@ -45,4 +45,4 @@ def main(argv: list[str] | None = None) -> None:
     try:
         demo.serve(page, server_port=arguments.port, share=arguments.share)
     except OSError as error:
-        raise InputError(f"No page can be served on --port {arguments.port}: {error}") from error
+        raise InputError(f"The page cannot be served on --port {arguments.port}: {error}") from error
