@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import gradio as gr
@@ -201,7 +202,7 @@ def wrong_number(value: float | None, least: int, most: float, whole: bool = Tru
 
 
 def generate(
-    pipeline: DiffusionPipeline,
+    pipeline: Any,
     prompt: str,
     number: int,
     seed: int,
@@ -212,6 +213,7 @@ def generate(
     """`number` images; image i depends on seed + i alone. Noise comes from the CPU, so it is the same on all devices.
 
     Args:
+        pipeline: an `AnimalLDMPipeline`, or the same components as a `StableDiffusionPipeline`.
         on_step: called with the number of completed steps.
     """
 
@@ -348,7 +350,7 @@ def serve(page: gr.Blocks, **options) -> None:
 
 def main() -> None:
     """Entry point of a Space."""
-    model = SpaceCard.load(Path(__file__).with_name("README.md")).data.models[0]
+    model = SpaceCard.load(Path(__file__).with_name("README.md")).data.to_dict()["models"][0]
     pipeline = StableDiffusionPipeline.from_pretrained(model)
     pipeline.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     card = read_card(model)

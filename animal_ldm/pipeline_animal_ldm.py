@@ -4,6 +4,10 @@ The components are those of Stable Diffusion, so a saved folder also loads as a 
 generates the same pixels. This file travels with the weights and imports only torch, diffusers and transformers.
 """
 
+# Components and configs are set dynamically by diffusers, and arguments are checked by `check_inputs`.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
+
 import inspect
 import re
 from collections.abc import Callable, Iterable

@@ -6,15 +6,16 @@ other images change it. Noise comes from the CPU's generator, so all devices sta
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from PIL import Image
+
+    from .pipeline_animal_ldm import AnimalLDMPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Sampling:
 
 
 def sample_images(
-    pipeline: "DiffusionPipeline",
+    pipeline: "AnimalLDMPipeline",
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling,
@@ -66,7 +67,6 @@ def sample_images(
     Every distinct prompt is encoded once. Progress bars of the pipeline are left as they are.
 
     Args:
-        pipeline: an `AnimalLDMPipeline`.
         batch_size: images sampled at a time.
         negative_prompt: what to guide away from, in all images.
     """
@@ -87,7 +87,7 @@ def sample_images(
             torch.cat(parts) if parts[0] is not None else None
             for parts in zip(*(embeds[prompt] for prompt in prompts[batch]), strict=True)
         )
-        yield from pipeline(
+        output: Any = pipeline(
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds[batch]],
@@ -95,4 +95,5 @@ def sample_images(
             guidance_scale=sampling.guidance_scale,
             guidance_rescale=sampling.guidance_rescale,
             guidance_interval=sampling.guidance_interval,
-        ).images
+        )
+        yield from output.images

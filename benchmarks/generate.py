@@ -1,7 +1,7 @@
-"""What drawing costs beyond the networks: `python benchmarks/generate.py`.
+"""Overhead of generation beyond the networks: `python benchmarks/generate.py`.
 
-Our pipeline against the bare UNet calls plus decoding for the same steps, side by side; and the time from the shell
-to the first picture. Weights are random unless a model is given: only the time counts.
+Compares our pipeline with bare UNet calls and decoding for the same steps, side by side, and measures the time from the
+shell to the first image. Weights are random unless a model is given: only the time matters.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from side_by_side import describe_machine, seconds_in_turn, timed
 
 from animal_ldm import AnimalLDMPipeline
-from animal_ldm.arguments import parse
+from animal_ldm.commands.parsing import parse
 from animal_ldm.training.models import build_autoencoder, build_unet
 from animal_ldm.training.objective import build_noise_scheduler
 from animal_ldm.training.text import build_text_encoder, build_tokenizer
@@ -22,19 +22,19 @@ from animal_ldm.training.text import build_text_encoder, build_tokenizer
 
 @dataclass(frozen=True)
 class BenchmarkArguments:
-    """Measure our pipeline's overhead and the time to the first picture."""
+    """Measure our pipeline's overhead and the time to the first image."""
 
     # Pipeline folder; by default one with random weights is built.
     model: str | None = None
     # Preset of the UNet that is built.
     unet: str = "small"
-    # Pictures per call.
+    # Images per call.
     batch_size: int = 8
     # Denoising steps.
     steps: int = 25
     # Rounds; medians are reported.
     rounds: int = 5
-    # Where the model runs.
+    # Device to run on.
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         pipeline.vae.decode(latents, return_dict=False)
 
     seconds = seconds_in_turn({"ours": ours, "bare": bare}, arguments.rounds)
-    print(f"{describe_machine()}\n{arguments.batch_size} pictures, {arguments.steps} steps, {arguments.device}")
+    print(f"{describe_machine()}\n{arguments.batch_size} images, {arguments.steps} steps, {arguments.device}")
     print(f"pipeline                     {seconds['ours']:.2f} s")
     print(
         f"bare UNet calls and decoding {seconds['bare']:.2f} s, overhead {seconds['ours'] / seconds['bare'] - 1:+.1%}"
@@ -84,14 +84,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_pretrained(f"{folder}/model")
-        command = [sys.executable, "-m", "animal_ldm.cli", "generate", "a zebra", "--model", f"{folder}/model"]
+        command = [sys.executable, "-m", "animal_ldm", "generate", "a zebra", "--model", f"{folder}/model"]
         command += ["--steps", str(arguments.steps), "--out", f"{folder}/zebra.png"]
 
         def from_the_shell() -> None:
             subprocess.run(command, check=True, capture_output=True)
 
         from_the_shell()
-        print(f"shell to first picture       {timed(from_the_shell):.1f} s (one picture, second start)")
+        print(f"shell to first image         {timed(from_the_shell):.1f} s (one image, second start)")
 
 
 if __name__ == "__main__":
