@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ..data.reading import shown
 from ..data.settings import PreparationSettings
 from ..errors import InputError
 from .parsing import parse
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def print_summary(report: "PreparationReport", out: Path) -> None:
-    print(f"{out}: {report.train} training photos, {report.validation} validation photos")
+    print(f"{shown(out)}: {report.train} training photos, {report.validation} validation photos")
     for reason, number in report.skipped.items():
         print(f"  skipped {number}: {reason.replace('_', ' ')}")
     for number, problem in (

@@ -147,6 +147,7 @@ def list_class(listing: Listing, folder: os.DirEntry) -> None:
     elif os.path.lexists(labels):
         listing.report(labels, "ignored: not a folder of label files")
     found = listing.scan(folder)
+    report_folders(listing, found)
     entries = found.files + found.others
     stems = {Path(entry).stem for entry in entries if not is_text(entry.name)}
     captions = {Path(entry).stem: entry for entry in entries if is_text(entry.name) and Path(entry).stem in stems}
@@ -159,6 +160,7 @@ def list_class(listing: Listing, folder: os.DirEntry) -> None:
 
 def list_flat(listing: Listing, found: Folder) -> None:
     """The pictures of a folder without classes, with the captions beside them."""
+    report_folders(listing, found)
     entries = found.files + found.others
     pictures = [entry for entry in entries if is_picture(entry.name)]
     stems = {Path(entry).stem for entry in pictures}
@@ -175,6 +177,12 @@ def list_flat(listing: Listing, found: Folder) -> None:
         listing.add(entry, "", read_captions(listing, captions[stem]) if stem in captions else ())
 
 
+def report_folders(listing: Listing, found: Folder) -> None:
+    for entry in found.folders:
+        if is_picture(entry.name) or is_text(entry.name):
+            listing.report(entry, "ignored: a folder with the name of a file")
+
+
 def read_captions(listing: Listing, file: os.DirEntry) -> tuple[str, ...]:
     """The captions in a text file, one per line. Boxes, as detectors are trained on, are not captions."""
     try:
@@ -184,6 +192,9 @@ def read_captions(listing: Listing, file: os.DirEntry) -> tuple[str, ...]:
         return ()
     except OSError as error:
         listing.report(file, f"ignored: captions that cannot be read: {why(error)}")
+        return ()
+    if "\0" in text:
+        listing.report(file, "ignored: not a text file")
         return ()
     lines = [line for line in map(one_line, text.splitlines()) if line]
     captions = [line for line in lines if not is_box(line)]

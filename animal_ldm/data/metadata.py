@@ -54,7 +54,8 @@ def list_metadata(root: Path, files: list[Path], columns: Columns) -> Listing:
             texts = (*(earlier.texts if earlier else ()), *photo.texts)
             photos[photo.name] = replace(earlier or photo, texts=tuple(dict.fromkeys(texts)))
     listing.photos.extend(photos.values())
-    report_unlisted(listing, [file.parent for file in files])
+    if photos:
+        report_unlisted(listing, [file.parent for file in files])
     return listing
 
 

@@ -73,13 +73,13 @@ def shown(path: str | Path) -> str:
 
 def is_utf8(name: str) -> bool:
     """Whether the name of a file is UTF-8 on disk; Python keeps other bytes as lone surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def class_name(name: str) -> str:
     """How a class is called here: "Polar_Bear" -> "polar bear". Bytes that are not UTF-8 are taken for Latin-1."""
     if not is_utf8(name):
-        name = os.fsencode(name).decode("latin-1")
+        name = "".join(letter if is_utf8(letter) else chr(ord(letter) - 0xDC00) for letter in name)
     return one_line(name.replace("_", " ").lower())
 
 
