@@ -113,7 +113,7 @@ def list_folder(root: Path) -> Listing:
             list_flat(listing, found)
             continue
         for entry in found.files:
-            if is_picture(entry.name):
+            if is_image(entry.name):
                 listing.report(entry, "ignored: not in a class folder")
         for entry in found.others:
             listing.report(entry, f"ignored: {describe(entry)}")
@@ -125,7 +125,7 @@ def list_folder(root: Path) -> Listing:
 def class_folders(listing: Listing, found: Folder) -> list[os.DirEntry]:
     folders = []
     for entry in found.folders:
-        if is_split(entry) or not holds_pictures(entry):
+        if is_split(entry) or not holds_images(entry):
             continue
         if entry.is_symlink() and listing.root.resolve().is_relative_to(Path(entry).resolve()):
             listing.report(entry, "ignored: a link to a folder that contains it")
@@ -159,27 +159,27 @@ def list_class(listing: Listing, folder: os.DirEntry) -> None:
 
 
 def list_flat(listing: Listing, found: Folder) -> None:
-    """The pictures of a folder without classes, with the captions beside them."""
+    """The images of a folder without classes, with the captions beside them."""
     report_folders(listing, found)
     entries = found.files + found.others
-    pictures = [entry for entry in entries if is_picture(entry.name)]
-    stems = {Path(entry).stem for entry in pictures}
+    images = [entry for entry in entries if is_image(entry.name)]
+    stems = {Path(entry).stem for entry in images}
     captions = {}
     for entry in entries:
         if is_text(entry.name) and Path(entry).stem in stems:
             captions[Path(entry).stem] = entry
         elif is_text(entry.name):
             listing.report(entry, "ignored: no photo has the name of this text file")
-        elif entry in found.others and not is_picture(entry.name):
+        elif entry in found.others and not is_image(entry.name):
             listing.report(entry, f"ignored: {describe(entry)}")
-    for entry in pictures:
+    for entry in images:
         stem = Path(entry).stem
         listing.add(entry, "", read_captions(listing, captions[stem]) if stem in captions else ())
 
 
 def report_folders(listing: Listing, found: Folder) -> None:
     for entry in found.folders:
-        if is_picture(entry.name) or is_text(entry.name):
+        if is_image(entry.name) or is_text(entry.name):
             listing.report(entry, "ignored: a folder with the name of a file")
 
 
@@ -244,14 +244,14 @@ def visible_entries(folder: str | Path | os.DirEntry) -> list[os.DirEntry]:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def holds_pictures(folder: os.DirEntry) -> bool:
+def holds_images(folder: os.DirEntry) -> bool:
     try:
-        return any(is_picture(entry.name) for entry in visible_entries(folder))
+        return any(is_image(entry.name) for entry in visible_entries(folder))
     except OSError:
         return False
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     return Path(name).suffix.lower() in Image.registered_extensions()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .folders import SPLITS, Listing, is_picture, label_path
+from .folders import SPLITS, Listing, is_image, label_path
 from .reading import METADATA_BYTES, class_name, inside, one_line, read_regular, shown, stamp, why
 from .records import Columns, Photo
 
@@ -130,7 +130,7 @@ def report_unlisted(listing: Listing, folders: list[Path]) -> None:
     listed = {photo.path or photo.name for photo in listing.photos}
     for folder in folders:
         for parent, _, names in os.walk(folder):
-            unlisted = (Path(parent, name) for name in sorted(names) if is_picture(name) and name[0] != ".")
+            unlisted = (Path(parent, name) for name in sorted(names) if is_image(name) and name[0] != ".")
             for path in unlisted:
                 if path.relative_to(listing.root).as_posix() not in listed:
                     listing.report(path, "ignored: the metadata does not list it")

@@ -21,7 +21,7 @@ MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 1_500_000_000  # a decoder of progressive JPEGs visits every pixel for every scan
 MAX_SECONDS = 30.0  # of processor time, so that the load of the machine makes no difference
 
-# Programs rather than pictures: Pillow would run Ghostscript on them.
+# Programs rather than images: Pillow would run Ghostscript on them.
 REFUSED_FORMATS = ("EPS",)
 
 # In a JPEG's compressed data, 0xFF is followed by 0x00 or by one of the markers D0 to D7.

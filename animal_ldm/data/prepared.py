@@ -41,9 +41,9 @@ class PreparedSplit:
 
     @property
     def classes(self) -> list[str]:
-        """Class names, the most common first, ties by name; empty if no photo has a class."""
+        """Class names, the most common first, ties by name; `[""]` if no photo has a class."""
         counts = Counter(label for label in self.labels if label)
-        return sorted(counts, key=lambda name: (-counts[name], name))
+        return sorted(counts, key=lambda name: (-counts[name], name)) or [""]
 
     def image(self, index: int) -> np.ndarray:
         """Photo `index` as uint8 RGB, (H, W, 3)."""

@@ -59,16 +59,18 @@ def folder(path):
 
 
 def huge_file(path):
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.truncate(1 << 42)  # sparse: it takes no space
 
 
 def unending_line(path):
-    path.write_bytes(b"a" * (TEXT_BYTES + 1))
+    with open(path, "xb") as file:
+        file.write(b"a" * (TEXT_BYTES + 1))
 
 
 def zeros(path):
-    path.write_bytes(bytes(1000))
+    with open(path, "xb") as file:
+        file.write(bytes(1000))
 
 
 LINKS = [link_to_itself, links_in_a_loop, dangling_link, pipe, link_to_zeros, link_to_kernel_log]

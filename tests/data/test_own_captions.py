@@ -50,7 +50,7 @@ def test_flat_folder_with_captions_beside_the_photos(tmp_path):
     split = load_split(tmp_path / "out", "train")
     assert set(split.captions) == {("Ada asleep", "my cat on a mat"), ("a dog with a bone[31m",)}
     assert split.texts == tuple(texts[0] for texts in split.captions)
-    assert split.labels == ("", "") and split.classes == []
+    assert split.labels == ("", "") and split.classes == [""]
 
 
 def test_flat_photos_in_a_folder_of_a_split(tmp_path):
@@ -118,7 +118,7 @@ def test_photos_without_any_text_are_accepted_with_a_warning(tmp_path, caplog, c
     assert report["captions"] == {"own": 0, "templates": 0}
     assert (report["photos_without_text"], report["num_captions"], report["skipped"]) == (3, 0, {})
     split = load_split(tmp_path / "out", "train")
-    assert set(split.captions) == {("",)} and split.texts == ("", "") and split.classes == []
+    assert set(split.captions) == {("",)} and split.texts == ("", "") and split.classes == [""]
     assert "3 photos have neither caption nor class" in (tmp_path / "out" / "dataset_card.md").read_text()
     again = prepare(tmp_path / "out", tmp_path / "again")
     assert again["photos_without_text"] == 3
