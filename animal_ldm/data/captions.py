@@ -2,6 +2,8 @@
 
 A photo's caption is a pure function of (seed, photo), so neither order nor number of workers changes it. More than
 half of the captions are the three phrases that people type first: "a zebra", "zebra" and "a photo of a zebra".
+
+Articles and plurals are our own: the package `inflect` takes seconds to import and says "bisons" and "caribous".
 """
 
 import hashlib
@@ -16,14 +18,14 @@ ONE = (
     ("an image of {a_name}", 1),
     ("this is {a_name}", 1),
 )
-# Where the label counts two or three animals.
+# If the label counts two or three animals.
 COUNTED = (
     ("{number} {names}", 4),
     ("a photo of {number} {names}", 3),
     ("a picture of {number} {names}", 1),
     ("{names}", 1),
 )
-# Where it counts more than anyone would count at a glance.
+# If it counts more than people count at a glance.
 MANY = (
     ("{names}", 3),
     ("several {names}", 2),
@@ -32,14 +34,15 @@ MANY = (
 )
 NUMBERS = {2: "two", 3: "three"}
 
-# "an" goes with the sound, not the letter: these begin with a vowel and are spoken with a consonant, or the reverse.
+# "an" depends on the sound, not the letter: these begin with a vowel but sound like a consonant, or the reverse.
 CONSONANT_SOUNDS = ("eu", "ewe", "one", "uakari", "ugand", "uni", "ural", "usu")
 VOWEL_SOUNDS = ("heir", "honest", "hour", "x-ray")
 
-# The last word's plural where no rule gives it; a key that begins with "-" is an ending ("dormouse", "werewolf").
+# Plurals that no rule gives, of the last word; a key that begins with "-" is an ending ("dormouse", "werewolf").
 IRREGULAR_PLURALS = {
     "bison": "bison",
     "buffalo": "buffaloes",
+    "caiman": "caimans",
     "caribou": "caribou",
     "cattle": "cattle",
     "child": "children",
@@ -71,7 +74,9 @@ IRREGULAR_PLURALS = {
 
 
 def with_article(name: str) -> str:
-    """The name with "a" or "an": "a zebra", "an elephant", "a unicorn"."""
+    """The name with "a" or "an": "a zebra", "an elephant", "a unicorn"; empty for no name."""
+    if not name:
+        return ""
     vowel = name.startswith(tuple("aeiou")) and not name.startswith(CONSONANT_SOUNDS)
     return f"an {name}" if vowel or name.startswith(VOWEL_SOUNDS) else f"a {name}"
 
@@ -96,7 +101,7 @@ def plural_word(word: str) -> str:
 
 
 def may_be_plural(name: str) -> bool:
-    """Whether a class name looks like "cats", of which templates would make "a cats". A guess, for people to judge."""
+    """Whether a class name looks like "cats", which templates turn into "a cats". A guess, for people to judge."""
     return name.endswith("s") and not name.endswith(("ss", "us", "is", "ceros"))
 
 
@@ -105,9 +110,9 @@ def caption(name: str, count: int, seed: int, photo: str) -> str:
 
     Args:
         name: lower-case class name, which may hold spaces.
-        count: how many animals the photo's label shows; 0 or 1 where there is one, or nobody counted.
+        count: number of animals in the photo's label; 0 or 1 if there is one, or nobody counted.
         seed: any integer; another seed gives other captions.
-        photo: what tells this photo from all others (its digest).
+        photo: identifies the photo (its digest).
     """
     templates = ONE if count < 2 else COUNTED if count in NUMBERS else MANY
     phrases = [template for template, weight in templates for _ in range(weight)]

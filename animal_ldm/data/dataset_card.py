@@ -7,6 +7,8 @@ from huggingface_hub import DatasetCardData
 from PIL import Image, ImageDraw, ImageFont
 
 from ..markdown import Markdown, one_line, render
+from .records import SKIP_REASONS
+from .report import PreparationReport
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 
@@ -18,33 +20,21 @@ SHEET_TITLE = 22  # pixels of the line above a class
 # Upper bound of the number of photos -> the Hub's name for it.
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
-SKIP_REASONS = {
-    "broken": "truncated or damaged",
-    "decompression_bomb": "too many pixels to be opened safely",
-    "duplicate": "the same pixels as another photo",
-    "near_duplicate": "nearly the same as another photo, or its mirror image",
-    "no_class": "neither class nor caption",
-    "not_an_image": "not an image",
-    "too_small": "smaller than half of the square",
-    "unreadable": "could not be read",
-}
 
-
-def dataset_card(report: dict) -> str:
-    """The card's Markdown for a `preparation_report.json`."""
-    train = {name: count["train"] for name, count in report["classes"].items()}
+def dataset_card(report: PreparationReport) -> str:
+    """The card's Markdown."""
+    train = {name: counts.train for name, counts in report.classes.items()}
+    splits = [split for split, photos in (("train", report.train), ("validation", report.validation)) if photos]
     metadata = DatasetCardData(
-        license=one_line(report["arguments"]["licence"] or "unknown"),
-        language=None if report["captions"]["own"] else ["en"],  # the templates' language
+        license=one_line(report.arguments.license or "unknown"),
+        language=["en"] if report.captions.templates and not report.captions.own else None,  # the templates' language
         task_categories=["text-to-image"],
-        size_categories=[size_category(report["train"] + report["validation"])],
-        pretty_name=f"{one_line(report['source'])}, prepared at {report['arguments']['image_size']} px",
+        size_categories=[size_category(report.train + report.validation)],
+        pretty_name=f"{one_line(report.source)}, prepared at {report.arguments.image_size} px",
         configs=[
             {
                 "config_name": "default",
-                "data_files": [
-                    {"split": split, "path": f"{split}/**"} for split in ("train", "validation") if report[split]
-                ],
+                "data_files": [{"split": split, "path": f"{split}/**"} for split in splits],
             }
         ],
     )
@@ -52,9 +42,9 @@ def dataset_card(report: dict) -> str:
         TEMPLATE.read_text(encoding="utf-8"),
         metadata=Markdown(metadata.to_yaml()),
         skip_reasons=SKIP_REASONS,
-        largest=max(train, key=train.get),
-        smallest=min(train, key=train.get),
-        **report,
+        largest=max(train, key=lambda name: train[name]),
+        smallest=min(train, key=lambda name: train[name]),
+        report=report,
     )
 
 
@@ -63,7 +53,7 @@ def size_category(number: int) -> str:
 
 
 def contact_sheet(photos_by_class: dict[str, list[Path]]) -> bytes:
-    """A JPEG with a row of photos per class, under the class's name."""
+    """A JPEG with a row of photos per class, below the class's name."""
     rows = list(photos_by_class.items())[:SHEET_ROWS]
     row_height = SHEET_SIDE + SHEET_TITLE
     sheet = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, len(rows) * row_height), "white")

@@ -1,8 +1,8 @@
 """Near duplicates: the same photo scaled, recompressed, brightened, cut by some 2 % at the border, or mirrored.
 
 Every photo is reduced to a grey thumbnail. Two photos are the same when two measures agree that see different things:
-the signs of the differences between neighbouring pixels ("dHash", N. Krawetz, "Kind of like that", 2013) see edges
-whatever the tint, but go wrong where large areas are flat; the correlation sees the large shapes, but no details.
+the signs of the differences between neighbouring pixels ("dHash", N. Krawetz, "Kind of like that", 2013) capture edges
+whatever the tint, but are unreliable in large flat areas; the correlation captures large shapes, but no details.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 16, 17  # 16 x 16 differences, a hash of 256 bits
-# On 13,346 photos every pair within both limits showed one and the same scene; unrelated pairs began at 42 bits.
+# On 13,346 photos, every pair within both limits showed the same scene; unrelated pairs began at 42 bits.
 MOST_DIFFERING_BITS = 40
 LEAST_CORRELATION = 0.85
 BLOCK = 1024  # hashes compared with as many others at a time
@@ -27,29 +27,29 @@ def near_duplicates(thumbnails: list[bytes]) -> Iterator[tuple[int, int]]:
 
     Time is quadratic with a small constant: about a second for 10,000 photos and two minutes for 100,000.
     """
-    pictures = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, HEIGHT, WIDTH)
-    mirrored = pictures[:, :, ::-1]
+    images = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, HEIGHT, WIDTH)
+    mirrored = images[:, :, ::-1]
     pairs = set()
-    for others in (pictures, mirrored):
-        shapes, other_shapes = standardized(pictures), standardized(others)
-        for i, j in close_hashes(difference_hashes(pictures), difference_hashes(others)):
+    for others in (images, mirrored):
+        shapes, other_shapes = standardized(images), standardized(others)
+        for i, j in close_hashes(difference_hashes(images), difference_hashes(others)):
             if i < j and shapes[i] @ other_shapes[j] >= LEAST_CORRELATION:
                 pairs.add((i, j))
     yield from sorted(pairs, key=lambda pair: pair[::-1])
 
 
-def difference_hashes(pictures: np.ndarray) -> np.ndarray:
+def difference_hashes(images: np.ndarray) -> np.ndarray:
     """(N, HEIGHT, WIDTH) uint8 -> (4, N) uint64: one bit per pixel, whether its right neighbour is brighter."""
-    bits = pictures[:, :, 1:] > pictures[:, :, :-1]
+    bits = images[:, :, 1:] > images[:, :, :-1]
     return np.ascontiguousarray(np.packbits(bits.reshape(len(bits), 256), axis=1).view(np.uint64).T)
 
 
-def standardized(pictures: np.ndarray) -> np.ndarray:
-    """(N, HEIGHT, WIDTH) uint8 -> (N, HEIGHT * WIDTH) float32, whose inner products are the pictures' correlations."""
-    shapes = pictures.reshape(len(pictures), HEIGHT * WIDTH).astype(np.float32)
+def standardized(images: np.ndarray) -> np.ndarray:
+    """(N, HEIGHT, WIDTH) uint8 -> (N, HEIGHT * WIDTH) float32, whose inner products are the images' correlations."""
+    shapes = images.reshape(len(images), HEIGHT * WIDTH).astype(np.float32)
     shapes -= shapes.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(shapes, axis=1, keepdims=True)
-    return shapes / np.where(norms > 0, norms, 1)  # a picture of one colour correlates with none
+    return shapes / np.where(norms > 0, norms, 1)  # an image of one colour correlates with none
 
 
 def close_hashes(hashes: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int]]:

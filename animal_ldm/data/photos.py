@@ -1,7 +1,12 @@
 """One photo: opened, checked, set upright, fingerprinted, cropped to a square and scaled."""
 
 import hashlib
+import re
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import NamedTuple
 
@@ -9,6 +14,22 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 SRGB = ImageCms.createProfile("sRGB")
+
+# Budgets of a photo, far above what cameras need: a sensor of 102 million pixels and a JPEG of 10 scans.
+MAX_PIXELS = 120_000_000
+MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 1_500_000_000  # a decoder of progressive JPEGs visits every pixel for every scan
+MAX_SECONDS = 30.0  # of processor time, so that the load of the machine makes no difference
+
+# Programs rather than images: Pillow would run Ghostscript on them.
+REFUSED_FORMATS = ("EPS",)
+
+# In a JPEG's compressed data, 0xFF is followed by 0x00 or by one of the markers D0 to D7.
+JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = b"\xd8", b"\xd9", b"\xda"
+
+# 16-bit grey to 8 bits: 0 -> 0, 65535 -> 255, rounded.
+EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 
 
 class Box(NamedTuple):
@@ -40,41 +61,101 @@ class SkippedPhoto(Exception):
         self.reason, self.detail = reason, detail
 
 
+class OutOfTime(BaseException):
+    """Not an `Exception`, which a decoder might take for damage in the file."""
+
+
 class OpenedPhoto(NamedTuple):
-    """An upright sRGB picture; `profile_problem` says why its colour profile was left aside, "" where it was not."""
+    """An upright sRGB image; `profile_problem` says why its colour profile was ignored, "" where it was not."""
 
     image: Image.Image
     profile_problem: str
 
 
 def open_photo(data: bytes) -> OpenedPhoto:
-    """Decode a photo file to an upright sRGB picture at its full size.
+    """Decode a photo file to an upright sRGB image at its full size.
 
-    The EXIF orientation is applied, colours are brought from the photo's ICC profile, if it has one, to sRGB,
+    The EXIF orientation is applied, colours are converted from the photo's ICC profile, if it has one, to sRGB,
     transparency is laid onto white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
 
     Raises:
-        SkippedPhoto: `not_an_image`, `broken` (truncated or damaged) or `decompression_bomb` (above Pillow's limit of
-            179 million pixels, which is refused before any pixel is decoded).
+        SkippedPhoto: `not_an_image`, `broken` (truncated or damaged), `decompression_bomb` (more than `MAX_PIXELS`,
+            refused before any pixel is decoded) or `too_slow` (too many scans, or more than `MAX_SECONDS`).
     """
-    with warnings.catch_warnings():
-        # Between half the limit and the limit Pillow warns; a photo of 100 million pixels is fine with us.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(BytesIO(data))
-        except UnidentifiedImageError:
-            raise SkippedPhoto("not_an_image", "no picture format that Pillow knows") from None
-        except Image.DecompressionBombError as error:
-            raise SkippedPhoto("decompression_bomb", str(error)) from None
-        except Exception as error:
-            raise SkippedPhoto("broken", describe(error)) from None
-        if image.mode == "F":
-            raise SkippedPhoto("not_an_image", "floating-point pixels, whose range nobody knows")
-        try:
-            image.load()
-            return to_srgb(ImageOps.exif_transpose(image))
-        except Exception as error:  # what a damaged file raises depends on Pillow's decoder for it
-            raise SkippedPhoto("broken", describe(error)) from None
+    try:
+        with warnings.catch_warnings(), time_limit(MAX_SECONDS):
+            # Pillow warns of photos that are within our own limit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return decode(identify(data), data)
+    except OutOfTime:
+        raise SkippedPhoto("too_slow", f"more than {MAX_SECONDS:g} s to decode") from None
+
+
+def identify(data: bytes) -> Image.Image:
+    """The image before any pixel is decoded."""
+    Image.init()
+    try:
+        image = Image.open(BytesIO(data), formats=[name for name in Image.ID if name not in REFUSED_FORMATS])
+    except UnidentifiedImageError:
+        raise SkippedPhoto("not_an_image", "not in an image format that Pillow reads") from None
+    except Image.DecompressionBombError as error:
+        raise SkippedPhoto("decompression_bomb", str(error)) from None
+    except Exception as error:
+        raise SkippedPhoto("broken", describe(error)) from None
+    if image.mode == "F":
+        raise SkippedPhoto("not_an_image", "floating-point pixels of unknown range")
+    return image
+
+
+def decode(image: Image.Image, data: bytes) -> OpenedPhoto:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise SkippedPhoto("decompression_bomb", f"{pixels:,} pixels are more than the limit of {MAX_PIXELS:,}")
+    if image.format in ("JPEG", "MPO"):
+        scans = count_scans(data)
+        if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+            raise SkippedPhoto("too_slow", f"a JPEG of {scans:,} scans")
+    try:
+        image.load()
+        return to_srgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # what a damaged file raises depends on Pillow's decoder for it
+        raise SkippedPhoto("broken", describe(error)) from None
+
+
+def count_scans(data: bytes) -> int:
+    """Scans of the first image in a JPEG file: one or three, or some ten if it is progressive."""
+    scans = position = 0
+    while found := JPEG_MARKER.search(data, position):
+        marker = found[1]
+        position = found.end()
+        if marker == END_OF_IMAGE:
+            break
+        if marker != START_OF_IMAGE:
+            position += int.from_bytes(data[position : position + 2])  # the length of the marker's own data
+        scans += marker == START_OF_SCAN
+    return scans
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in the block after so much processor time, as soon as the decoder gives Python a chance.
+
+    Works in the main thread of a process, on systems that have such timers; elsewhere there is no limit.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def describe(error: Exception) -> str:
@@ -82,7 +163,7 @@ def describe(error: Exception) -> str:
 
 
 def to_srgb(image: Image.Image) -> OpenedPhoto:
-    """With a profile that is broken, or made for another kind of picture, the colours stay as they are."""
+    """With a profile that is broken, or made for another kind of image, the colours stay as they are."""
     problem = ""
     profile = image.info.pop("icc_profile", None)
     if profile:
@@ -97,22 +178,23 @@ def apply_profile(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Imag
     """Colours from `profile` to sRGB.
 
     Raises:
-        ImageCms.PyCMSError: the profile does not go with the picture's mode.
+        ImageCms.PyCMSError: the profile does not go with the image's mode.
     """
-    space = profile.profile.xcolor_space.strip()
+    space = profile.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
     if space == "RGB" and image.mode != "CMYK":
         image = to_rgb(image)
     elif space == "GRAY" and Image.getmodebase(image.mode) == "L":
         image = to_rgb(image).convert("L")
     converted = ImageCms.profileToProfile(image, profile, SRGB, outputMode="RGB")
-    del converted.info["icc_profile"]  # sRGB is what a picture without a profile is in
+    assert converted is not None  # only of a conversion in place
+    del converted.info["icc_profile"]  # an image without a profile is in sRGB
     return converted
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
-        grey = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        return Image.fromarray(EIGHT_BITS[grey if grey.dtype == np.uint16 else grey.clip(0, 65535)]).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -121,7 +203,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def pixel_digest(image: Image.Image) -> str:
-    """16 hexadecimal digits of the SHA-256 of size and pixels: equal for equal pictures in any file format."""
+    """16 hexadecimal digits of the SHA-256 of size and pixels: equal for equal images in any file format."""
     return hashlib.sha256(b"%d %d " % image.size + image.tobytes()).hexdigest()[:16]
 
 
@@ -154,4 +236,4 @@ def visible(box: Box, crop: Box) -> bool:
 
 def scale_square(image: Image.Image, crop: Box, image_size: int) -> Image.Image:
     """`crop` of `image` as a square of `image_size` pixels, by Pillow's antialiased Lanczos filter over all pixels."""
-    return image.crop(tuple(crop)).resize((image_size, image_size), Image.Resampling.LANCZOS)
+    return image.crop(crop).resize((image_size, image_size), Image.Resampling.LANCZOS)

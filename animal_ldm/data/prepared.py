@@ -1,7 +1,7 @@
 """Reading a prepared dataset: the folder that `animal-ldm prepare` writes and every later step takes."""
 
 import hashlib
-import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,25 +11,39 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from .reading import METADATA_BYTES, inside, read_regular, why
+from .records import MetadataLine
 
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """One split of a prepared dataset: photo `i` is `files[i]`, described by `texts[i]`, of class `labels[i]`."""
+    """One split of a prepared dataset: photo `i` is `files[i]`, of class `labels[i]`, described by `captions[i]`.
+
+    Attributes:
+        folder: the folder of the split.
+        files: paths of the photos below it.
+        captions: all captions of each photo, at least one; "" is the only one of a photo without class and caption.
+        labels: class names; "" for photos without a class.
+    """
 
     folder: Path
     files: tuple[str, ...]
-    texts: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.files)
 
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The first caption of each photo."""
+        return tuple(captions[0] for captions in self.captions)
+
     @property
     def classes(self) -> list[str]:
-        """Class names, the most common first, ties by name."""
-        counts = Counter(self.labels)
-        return sorted(counts, key=lambda name: (-counts[name], name))
+        """Class names, the most common first, ties by name; `[""]` if no photo has a class."""
+        counts = Counter(label for label in self.labels if label)
+        return sorted(counts, key=lambda name: (-counts[name], name)) or [""]
 
     def image(self, index: int) -> np.ndarray:
         """Photo `index` as uint8 RGB, (H, W, 3)."""
@@ -38,7 +52,7 @@ class PreparedSplit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all photos, in order; captions do not enter. Reads every photo, once."""
+        """SHA-256 over names and bytes of all photos, in order, without their captions. Reads every photo, once."""
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(file.encode() + b"\0" + hashlib.sha256((self.folder / file).read_bytes()).digest())
@@ -49,24 +63,58 @@ def load_split(prepared: str | Path, split: str) -> PreparedSplit:
     """Read `PREPARED/<split>/metadata.jsonl`.
 
     Raises:
-        InputError: the folder is no prepared dataset, or its metadata is empty or malformed.
+        InputError: the folder is not a prepared dataset, its metadata is empty or malformed, or one of its files is
+            not a regular file within `prepared`.
     """
     folder = Path(prepared) / split
     metadata = folder / "metadata.jsonl"
-    if not metadata.is_file():
+    if not metadata.exists():
         raise InputError(
-            f"expected a prepared dataset with {metadata}, found none; "
-            "make one with `animal-ldm prepare PHOTOS " + str(prepared) + "`"
+            f"Expected a prepared dataset with {metadata}, but found none. "
+            f"Make one with `animal-ldm prepare PHOTOS {prepared}`."
         )
-    records = []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = read_metadata(Path(prepared), metadata)
+    if not lines:
+        raise InputError(f"{metadata} lists no photos. Prepare the dataset again.")
+    return PreparedSplit(
+        folder,
+        tuple(line.file_name for line in lines),
+        tuple(line.texts for line in lines),
+        tuple(line.label for line in lines),
+    )
+
+
+def read_metadata(prepared: Path, metadata: Path) -> list[MetadataLine]:
+    """The lines of a `metadata.jsonl`, checked.
+
+    Raises:
+        InputError: a line is malformed, or its file is not a regular file within `prepared`.
+    """
+    try:
+        inside(prepared, metadata.parent, metadata.name)
+        text = read_regular(metadata, METADATA_BYTES).decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{metadata} cannot be read: {why(error)}.") from error
+    except ValueError as error:
+        raise InputError(f"{metadata} must be a UTF-8 file within the prepared dataset: {error}.") from error
+    lines = []
+    for number, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
         try:
-            record = json.loads(line)
-            records.append((record["file_name"], record["text"], record["label"]))
-        except (ValueError, KeyError, TypeError) as error:
+            line = MetadataLine.parse(content)
+        except ValueError as error:
             raise InputError(
-                f"{metadata}:{number}: expected a JSON object with file_name, text and label, found {line[:80]!r}"
+                f"{metadata}:{number}: expected a JSON object with file_name, text and label, found "
+                f"{content[:80]!r} ({error}). Prepare the dataset again."
             ) from error
-    if not records:
-        raise InputError(f"{metadata} lists no photo; prepare the dataset again")
-    return PreparedSplit(folder, *zip(*records, strict=True))
+        try:
+            path = inside(prepared, metadata.parent, line.file_name)
+        except ValueError as error:
+            raise InputError(
+                f"{metadata}:{number}: {error}. If you trust this dataset, copy the photos into its folder."
+            ) from error
+        if os.path.lexists(path) and not path.is_file():
+            raise InputError(f"{metadata}:{number}: {line.file_name!r} must be a regular file, but is not.")
+        lines.append(line)
+    return lines

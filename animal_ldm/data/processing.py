@@ -1,7 +1,7 @@
 """The part of `prepare` that works photo by photo, in parallel: from a photo to its square and a record of it.
 
-Photos are processed in chunks. A chunk's records are written, whole or not at all, after all of its squares, so a
-chunk with records is done: a start after a stop goes on with the others.
+Photos are processed in chunks. A chunk's records are written, whole or not at all, after all of its squares. So a
+chunk with records is done, and a restart processes only the others.
 """
 
 import json
@@ -11,36 +11,44 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from PIL import Image
 from tqdm import tqdm
 
+from ..files import write_bytes, write_json
 from .duplicates import thumbnail
+from .folders import LabelFile
 from .photos import Box, SkippedPhoto, center_square, open_photo, pixel_digest, scale_square, square_around, visible
-from .sources import DatasetReader, FolderReader, Photo, class_name
+from .reading import class_name, why
+from .records import Photo, PhotoRecord
+from .sources import Reader
 
 CHUNK_SIZE = 64  # photos; what a stopped preparation loses per worker
 
+Chunk = tuple[int, list[Photo]]  # the index of the first photo, and the photos
+
 
 class Processing(NamedTuple):
-    """What turns a photo into a square: `work` is the folder of squares and records."""
+    """What turns a photo into a square. `work` is the folder of squares and records.
 
-    reader: FolderReader | DatasetReader
+    Photos with neither class nor caption are used if `without_text`, else skipped.
+    """
+
+    reader: Reader
     image_size: int
     crop: Literal["box", "center"]
     margin: float
     work: Path
+    without_text: bool = False
 
 
-def process_photos(photos: list[Photo], processing: Processing, workers: int) -> list[dict]:
-    """Write the square of every usable photo (`square_path`); return a record of every photo, in order.
-
-    A record holds `skipped` and `detail` (why), or `digest`, `thumbnail` (hexadecimal), `crop`, `count` (animals that
-    the square shows, 0 where not known), `boxes_of_other_classes`, `wrong_label_lines` and `profile_problem`.
-    """
+def process_photos(photos: list[Photo], processing: Processing, workers: int) -> list[PhotoRecord]:
+    """Write the square of every usable photo (`square_path`); return a record of every photo, in order."""
     work = processing.work
     chunks = [(start, photos[start : start + CHUNK_SIZE]) for start in range(0, len(photos), CHUNK_SIZE)]
     left = [chunk for chunk in chunks if not record_path(work, chunk[0]).exists()]
@@ -48,10 +56,14 @@ def process_photos(photos: list[Photo], processing: Processing, workers: int) ->
     with tqdm(total=len(photos), initial=done, unit=" photos", desc="prepare") as progress:
         for processed in process_chunks(left, processing, min(workers, len(left))):
             progress.update(processed)
-    return [record for start, _ in chunks for record in read_json(record_path(work, start))]
+    return [
+        PhotoRecord(**record)
+        for start, _ in chunks
+        for record in json.loads(record_path(work, start).read_text(encoding="utf-8"))
+    ]
 
 
-def process_chunks(chunks: list[tuple[int, list[Photo]]], processing: Processing, workers: int) -> Iterator[int]:
+def process_chunks(chunks: list[Chunk], processing: Processing, workers: int) -> Iterator[int]:
     """Yield the number of photos of each chunk when it is done."""
     if workers <= 1:
         yield from map(partial(process_chunk, processing), chunks)
@@ -68,48 +80,50 @@ def process_chunks(chunks: list[tuple[int, list[Photo]]], processing: Processing
 def start_worker(processing: Processing) -> None:
     global processing_of_worker
     processing_of_worker = processing
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def exit_with_parent() -> None:
-    """An executor's workers outlive a killed parent, waiting for work; ours must not write beside a second start."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    """End this worker with its parent: an orphan would wait for ever, or write at the same time as a restart."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
-def process_chunk_in_worker(chunk: tuple[int, list[Photo]]) -> int:
+def process_chunk_in_worker(chunk: Chunk) -> int:
     return process_chunk(processing_of_worker, chunk)
 
 
-def process_chunk(processing: Processing, chunk: tuple[int, list[Photo]]) -> int:
+def process_chunk(processing: Processing, chunk: Chunk) -> int:
     start, photos = chunk
     records = []
     for index, photo in enumerate(photos, start):
         try:
             records.append(process_photo(photo, processing, square_path(processing.work, index)))
         except SkippedPhoto as skipped:
-            records.append({"skipped": skipped.reason, "detail": skipped.detail})
-    write_json(records, record_path(processing.work, start), processing.work)
+            records.append(PhotoRecord(skipped=skipped.reason, detail=skipped.detail))
+    write_json(record_path(processing.work, start), [asdict(record) for record in records])
     return len(photos)
 
 
-def process_photo(photo: Photo, processing: Processing, square: Path) -> dict:
+def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRecord:
     """Write the square of one photo and return its record.
 
     Raises:
         SkippedPhoto: the photo cannot be used.
     """
-    if not photo.label and not photo.text:
+    if not photo.label and not photo.texts and not processing.without_text:
         raise SkippedPhoto("no_class", "neither class nor caption")
     try:
         data = processing.reader.photo_bytes(photo)
-    except OSError as error:
-        raise SkippedPhoto("unreadable", str(error)) from None
+    except (OSError, MemoryError) as error:
+        raise SkippedPhoto("unreadable", why(error)) from None
     image, profile_problem = open_photo(data)
     if 2 * min(image.size) < processing.image_size:
         raise SkippedPhoto("too_small", "{} x {} pixels".format(*image.size))
-    boxes, others, wrong_lines = read_boxes(*processing.reader.label_lines(photo), photo.label, Box(0, 0, *image.size))
+    boxes, others, wrong_lines = read_boxes(processing.reader.label_file(photo), photo.label, image)
     boxed = processing.crop == "box" and bool(boxes)
     if boxed:
         # Never smaller than the square to write as long as the photo has the pixels: enlarging only blurs.
@@ -118,36 +132,39 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> dict:
         crop = center_square(*image.size)
     encoded = BytesIO()
     scale_square(image, crop, processing.image_size).save(encoded, "PNG")
-    write_whole(encoded.getvalue(), square, processing.work)
-    return {
-        "digest": pixel_digest(image),
-        "thumbnail": thumbnail(image).hex(),
-        "crop": "box" if boxed else "center",
-        # A count is only said of a square that shows all that were counted.
-        "count": len(boxes) if all(visible(box, crop) for box in boxes) else 0,
-        "boxes_of_other_classes": others,
-        "wrong_label_lines": wrong_lines,
-        "profile_problem": profile_problem,
-    }
+    write_bytes(square, encoded.getvalue())
+    return PhotoRecord(
+        digest=pixel_digest(image),
+        thumbnail=thumbnail(image).hex(),
+        crop="box" if boxed else "center",
+        # A caption names a number only if the square shows all that were counted.
+        count=len(boxes) if all(visible(box, crop) for box in boxes) else 0,
+        boxes_of_other_classes=others,
+        wrong_label_lines=wrong_lines,
+        profile_problem=profile_problem,
+    )
 
 
-def read_boxes(file: str, lines: list[str], label: str, picture: Box) -> tuple[list[Box], int, list[str]]:
-    """The boxes of class `label` clipped to the picture, the number of other animals' boxes, and what is wrong.
+def read_boxes(file: LabelFile, label: str, image: Image.Image) -> tuple[list[Box], int, list[str]]:
+    """The boxes of class `label` clipped to the image, the number of other classes' boxes, and what is wrong.
 
     A line is `Class xmin ymin xmax ymax`, in pixels; the class may hold spaces.
     """
-    boxes, others, wrong = [], 0, []
-    for number, line in enumerate(lines, start=1):
+    whole = Box(0, 0, *image.size)
+    boxes, others = [], 0
+    wrong = [f"{file.name}: {file.problem}"] if file.problem else []
+    for number, line in enumerate(file.lines, start=1):
         if not line.strip():
             continue
         try:
             name, *corners = line.rsplit(maxsplit=4)
-            box = Box(*map(float, corners)).within(picture)
+            box = Box(*map(float, corners)).within(whole)
         except (ValueError, TypeError):
-            wrong.append(f"{file}:{number}: expected `Class xmin ymin xmax ymax`, found {line[:80]!r}")
+            wrong.append(f"{file.name}:{number}: expected `Class xmin ymin xmax ymax`, found {line[:80]!r}")
             continue
         if not box.area > 0:
-            wrong.append(f"{file}:{number}: no box within {picture.right} x {picture.bottom} pixels: {line[:80]!r}")
+            size = f"{whole.right} x {whole.bottom} pixels"
+            wrong.append(f"{file.name}:{number}: no box within {size}: {line[:80]!r}")
         elif class_name(name) == label:
             boxes.append(box)
         else:
@@ -161,23 +178,3 @@ def record_path(work: Path, start: int) -> Path:
 
 def square_path(work: Path, index: int) -> Path:
     return work / f"square-{index:08d}.png"
-
-
-def read_json(path: Path):
-    """The content of `path`, or None where there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-
-
-def write_json(content, path: Path, work: Path) -> None:
-    write_whole((json.dumps(content, indent=1) + "\n").encode(), path, work)
-
-
-def write_whole(data: bytes, path: Path, work: Path) -> None:
-    """Write a file that is there whole or not at all; what is half written stays in `work`, which is removed."""
-    temporary = work / f"{path.name}.{os.getpid()}"
-    temporary.write_bytes(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, path)

@@ -18,6 +18,7 @@ from animal_ldm.data.captions import caption, may_be_plural, plural, with_articl
         ("eurasian lynx", "a eurasian lynx"),
         ("x-ray tetra", "an x-ray tetra"),
         ("hippopotamus", "a hippopotamus"),
+        ("", ""),
     ],
 )
 def test_articles_go_with_the_sound(name, expected):
@@ -46,6 +47,7 @@ def test_articles_go_with_the_sound(name, expected):
         ("mongoose", "mongooses"),
         ("ox", "oxen"),
         ("kangaroo", "kangaroos"),
+        ("caiman", "caimans"),
     ],
 )
 def test_plurals(name, expected):

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PILImage
 from PIL import ImageOps
 
-from animal_ldm.data.prepare import main
+from animal_ldm.commands.prepare import main
 from animal_ldm.data.prepared import load_split
 from animal_ldm.errors import InputError
 
@@ -127,7 +127,7 @@ def test_a_plural_class_is_asked_about_and_left_as_it_is(tmp_path, capsys):
         write_photos(tmp_path / "pets" / name, 3, first_seed=100 * seed)
     report = prepare(tmp_path / "pets", tmp_path / "out")
     assert report["possible_plurals"] == ["cats"] and set(report["classes"]) == {"cats", "octopus"}
-    assert "is 'cats' a plural? Captions say 'a cats'" in capsys.readouterr().out
+    assert "'cats' looks like a plural" in capsys.readouterr().out
 
 
 def test_nothing_usable_is_bad_input(tmp_path):
@@ -258,7 +258,7 @@ def test_another_preparation_is_never_mixed_in(animals, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match=r"holds something else \(thesis.txt\)"):
         prepare(animals, tmp_path / "mine")
-    with pytest.raises(InputError, match="lies within SOURCE"):
+    with pytest.raises(InputError, match="is inside SOURCE"):
         prepare(animals, animals / "out")
     with pytest.raises(InputError, match="is a file"):
         prepare(animals, tmp_path / "mine" / "thesis.txt")
@@ -280,7 +280,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path, appears):
         write_photos(source / name, 100, first_seed=1000 * index)
     prepare(source, tmp_path / "whole")
 
-    command = [sys.executable, "-m", "animal_ldm.data.prepare", str(source), str(out)]
+    command = [sys.executable, "-m", "animal_ldm", "prepare", str(source), str(out)]
     process = subprocess.Popen([*command, "--image_size", "32", "--workers", "2"], stderr=subprocess.DEVNULL)
     while process.poll() is None and not any(out.glob(appears)):
         time.sleep(0.001)
@@ -307,7 +307,7 @@ def test_the_card_is_a_hub_card_with_the_counts(animals, tmp_path):
     assert r"my \[best\] \<animals\>" in body
     assert "| polar bear | 12 | 11 | 1 |" in body
     assert f"| **all** | 47 | {report['train']} | {report['validation']} |" in body
-    assert "Nothing." in body
+    assert "### Skipped photos\n\nNone.\n" in body
     sheet = PILImage.open(out / "contact_sheet.jpg")
     assert sheet.width == 8 * 96 and sheet.height == 5 * (96 + 22)
 
@@ -320,4 +320,4 @@ def test_the_card_says_what_was_dropped_and_that_the_licence_is_unknown(labelled
     card = (tmp_path / "out" / "dataset_card.md").read_text()
     assert "license: unknown" in card and "**unknown**" in card
     assert "| not an image | 1 |" in card
-    assert "1 lines of label files were wrong" in card
+    assert "1 invalid line of label files was ignored" in card

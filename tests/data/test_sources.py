@@ -4,6 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
+from animal_ldm.data.folders import LabelFile
 from animal_ldm.data.sources import open_source
 from animal_ldm.errors import InputError
 
@@ -26,8 +27,9 @@ def test_kaggle_layout(tmp_path):
         ("train/Polar bear/001.png", "polar bear"),
     ]
     unlabelled, labelled = source.photos[1:]
-    assert source.reader.label_lines(unlabelled) == ("train/Polar bear/Label/000.txt", [])
-    assert source.reader.label_lines(labelled) == ("train/Polar bear/Label/001.txt", ["Polar bear 1 2 3 4"])
+    assert source.reader.label_file(unlabelled) == LabelFile("train/Polar bear/Label/000.txt")
+    expected = LabelFile("train/Polar bear/Label/001.txt", ("Polar bear 1 2 3 4",))
+    assert source.reader.label_file(labelled) == expected
     assert PILImage.open(BytesIO(source.reader.photo_bytes(labelled))).size == (48, 40)
 
 
@@ -43,11 +45,11 @@ def test_image_folder(tmp_path):
 
 
 def test_what_is_no_source_is_told_what_was_looked_for(tmp_path):
-    photo(0).save(tmp_path / "loose.png")
-    with pytest.raises(InputError, match=r"<class>/\*\.jpg.*Found: loose\.png"):
+    (tmp_path / "notes.pdf.txt").write_text("nothing")
+    with pytest.raises(InputError, match=r"<class>/\*\.jpg.*Found: notes\.pdf\.txt"):
         open_source(str(tmp_path))
     with pytest.raises(InputError, match="is a file"):
-        open_source(str(tmp_path / "loose.png"))
+        open_source(str(tmp_path / "notes.pdf.txt"))
     with pytest.raises(InputError, match="there is no folder"):
         open_source(str(tmp_path / "nowhere"))
 
@@ -85,9 +87,9 @@ def test_named_columns_and_captions_of_ones_own(tmp_path):
     columns = {"picture": [encoded(0)], "species": ["Cat"], "caption": ["  my cat\non a mat "]}
     path = saved(tmp_path, columns, {"picture": Image(), "species": Value("string"), "caption": Value("string")})
     [only] = open_source(path, image_column="picture", label_column="species", text_column="caption").photos
-    assert (only.label, only.text) == ("cat", "my cat on a mat")
+    assert (only.label, only.texts) == ("cat", ("my cat on a mat",))
     [only] = open_source(path, image_column="picture", text_column="caption").photos
-    assert (only.label, only.text) == ("", "my cat on a mat")
+    assert (only.label, only.texts) == ("", ("my cat on a mat",))
     with pytest.raises(InputError, match=r"--image_column.*picture \(Image\), species \(Value\)"):
         open_source(path)
     with pytest.raises(InputError, match="no such column"):
@@ -114,10 +116,10 @@ def test_all_splits_of_a_dataset_are_one_pool(tmp_path):
     assert [source.reader.photo_bytes(photo) for photo in source.photos] == [encoded(1)["bytes"], encoded(0)["bytes"]]
 
 
-def test_an_image_folder_with_captions_is_read_by_datasets(tmp_path):
+def test_an_image_folder_with_metadata(tmp_path):
     write_photos(tmp_path / "train" / "cat", 1, first_seed=0)
     (tmp_path / "train" / "metadata.jsonl").write_text(
         '{"file_name": "cat/000.png", "text": "my cat", "label": "cat"}\n'
     )
     [only] = open_source(str(tmp_path)).photos
-    assert (only.text, only.label) == ("my cat", "cat")
+    assert (only.texts, only.label) == (("my cat",), "cat")

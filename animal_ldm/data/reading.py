@@ -1,0 +1,90 @@
+"""Files and names from a source, which may be damaged or hostile: bounded reads, and names that can be shown."""
+
+import os
+import stat
+import unicodedata
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+PHOTO_BYTES = 512 << 20
+TEXT_BYTES = 64 << 10  # of a label file or a caption file
+METADATA_BYTES = 512 << 20
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    A pipe or a device is never read: it could block for ever, or never end.
+
+    Raises:
+        OSError: the file is missing, not regular, too large or unreadable.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("expected a regular file, found a folder, pipe, socket or device")
+    # Should it be replaced by a pipe at this moment, opening it still does not block.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("expected a regular file, found a pipe, socket or device")
+        if status.st_size > limit:
+            raise OSError(f"{status.st_size:,} bytes are more than the limit of {limit:,}")
+        data = file.read(status.st_size + 1) or b""
+    if len(data) > status.st_size:  # files below /proc claim to be empty and may have no end
+        raise OSError("the file is longer than its size on disk says")
+    return data
+
+
+def why(error: Exception) -> str:
+    """What went wrong, without the path that the message of an `OSError` repeats."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def inside(root: Path, folder: Path, file_name: str) -> Path:
+    """The file `file_name` of `folder`, a folder of `root`; it must not lead out of `root`.
+
+    Raises:
+        ValueError: it is an absolute path, holds "..", or is a link that leads out of `root`.
+    """
+    # Backslashes separate folders on Windows, where a letter and a colon begin an absolute path.
+    if "\0" in file_name or file_name.startswith(("/", "\\")) or PureWindowsPath(file_name).drive:
+        raise ValueError(f"file_name must be a path below the folder of the metadata, but is {file_name[:200]!r}")
+    if not PurePosixPath(file_name).parts or ".." in file_name.replace("\\", "/").split("/"):
+        raise ValueError(f"file_name must be a path without '..', but is {file_name[:200]!r}")
+    path = folder / file_name
+    if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), "")):
+        raise ValueError(f"file_name must stay in the folder, but {file_name[:200]!r} links to a place outside of it")
+    return path
+
+
+def stamp(path: str | Path | os.DirEntry) -> str:
+    """Changes when the file does."""
+    try:
+        status = path.stat() if isinstance(path, os.DirEntry) else os.stat(path)
+    except OSError:
+        return "unreadable "
+    return f"{status.st_size} {status.st_mtime_ns} "
+
+
+def shown(path: str | Path) -> str:
+    """The path as text that any file can hold and any terminal can show; others than UTF-8 are written as \\xe9."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether the name of a file is UTF-8 on disk; Python keeps other bytes as lone surrogates."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
+def class_name(name: str) -> str:
+    """How a class is called here: "Polar_Bear" -> "polar bear". Bytes that are not UTF-8 are taken for Latin-1."""
+    if not is_utf8(name):
+        name = "".join(letter if is_utf8(letter) else chr(ord(letter) - 0xDC00) for letter in name)
+    return one_line(name.replace("_", " ").lower())
+
+
+def one_line(text: str) -> str:
+    """The text with single spaces, and without what cannot be shown or encoded."""
+    # Cc: control characters; Cs: lone surrogates. Others that do not print, such as joiners, belong to some scripts.
+    kept = (letter for letter in text if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cs"))
+    return " ".join("".join(kept).split())

@@ -1,0 +1,120 @@
+"""`preparation_report.json`: the settings of a preparation, its counts, and every file behind them."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+from .records import FileProblem
+from .settings import PreparationSettings
+
+REPORT = "preparation_report.json"
+VERSION = 2  # version 1, without a number, had `licence`, and lacked the fields with a default below
+
+
+@dataclass
+class ClassCounts:
+    """Photos of one class: found in the source, and used in each split."""
+
+    found: int = 0
+    train: int = 0
+    validation: int = 0
+
+
+@dataclass
+class CropCounts:
+    """Squares around labelled animals, and squares from the middle of the photo."""
+
+    box: int = 0
+    center: int = 0
+
+
+@dataclass
+class CaptionCounts:
+    """Photos with captions of the source, and photos with a caption from a template."""
+
+    own: int = 0
+    templates: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationReport:
+    """The content of `preparation_report.json`. It holds no times and nothing of the machine.
+
+    Attributes:
+        arguments: the settings that decide the result.
+        photos: SHA-256 over the list of photos: names, classes, captions, sizes and times of change.
+        source: name of the source.
+        found, train, validation: numbers of photos.
+        classes: counts by class, the class with the most photos first; "" for photos without a class.
+        crops, captions: counts of the photos that are used.
+        possible_plurals: classes that look like plurals, for people to judge.
+        skipped, skipped_files: by reason (`records.SKIP_REASONS`), the number of photos and their files.
+        boxes_of_other_classes: boxes in label files that are of another class than the photo's.
+        wrong_label_lines: ignored lines of label files, each with its file, number and what is wrong.
+        wrong_colour_profiles: used photos whose colour profile was ignored.
+        num_captions: captions of all used photos; more than photos where some have several.
+        photos_without_text: used photos with neither class nor caption; their text is empty.
+        source_problems: everything else in the source that was ignored or renamed.
+    """
+
+    arguments: PreparationSettings
+    photos: str
+    source: str
+    found: int
+    train: int
+    validation: int
+    classes: dict[str, ClassCounts]
+    crops: CropCounts
+    captions: CaptionCounts
+    possible_plurals: list[str]
+    skipped: dict[str, int]
+    skipped_files: dict[str, list[FileProblem]]
+    boxes_of_other_classes: int
+    wrong_label_lines: list[str]
+    wrong_colour_profiles: list[FileProblem]
+    num_captions: int = 0
+    photos_without_text: int = 0
+    source_problems: list[FileProblem] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        write_json(path, {"version": VERSION, **asdict(self)})
+
+
+def read_report(path: Path) -> PreparationReport | None:
+    """The report in `path`, of this version or the first; None where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("version", 1) not in (1, VERSION):
+            return None
+        known = {f.name: content[f.name] for f in fields(PreparationReport) if f.name in content}
+        return PreparationReport(
+            **known
+            | {
+                "arguments": read_settings(content["arguments"]),
+                "classes": {name: ClassCounts(**counts) for name, counts in content["classes"].items()},
+                "crops": CropCounts(**content["crops"]),
+                "captions": CaptionCounts(**content["captions"]),
+                "skipped_files": {reason: read_problems(files) for reason, files in content["skipped_files"].items()},
+                "wrong_colour_profiles": read_problems(content["wrong_colour_profiles"]),
+                "source_problems": read_problems(content.get("source_problems", [])),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def read_settings(values: dict[str, Any]) -> PreparationSettings:
+    """The settings in a report or in the file of a job.
+
+    Raises:
+        KeyError, TypeError, AttributeError: they are not of a known version.
+    """
+    renamed: dict[str, Any] = {"license" if name == "licence" else name: value for name, value in values.items()}
+    renamed["classes"] = tuple(renamed["classes"])
+    return PreparationSettings(**renamed)
+
+
+def read_problems(values: list[dict[str, str]]) -> list[FileProblem]:
+    return [FileProblem(**value) for value in values]

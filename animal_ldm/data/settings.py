@@ -1,0 +1,47 @@
+"""The settings that decide what a prepared dataset holds; its report records them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationSettings:
+    """Which photos are taken, and how they are cropped, split and captioned."""
+
+    # Number of classes to take: those with the most photos, ties by name.
+    num_classes: int = 11
+    # Take exactly these classes instead.
+    classes: tuple[str, ...] = ()
+    # Side of the squares in pixels. Photos whose shorter side is below half of it are skipped.
+    image_size: int = 128
+    # box: the square around the labelled animals where a photo has boxes, else the centre. center: always the centre.
+    crop: Literal["box", "center"] = "box"
+    # With --crop box: room left around the animals, as a fraction of the longer side of their common box.
+    margin: float = 0.1
+    # Fraction of each class for validation; at least one photo of every class with two or more.
+    val_fraction: float = 0.1
+    # Seed of the split and of the captions.
+    seed: int = 423432
+    # License of the photos for the dataset card, as the Hub spells it (cc-by-4.0). Default: unknown.
+    license: Annotated[str | None, tyro.conf.arg(aliases=["--licence"])] = None
+    # Column with the images, for a dataset of the `datasets` library. Default: image.
+    image_column: str | None = None
+    # Column with the class names. Default: label, if there is one. Without it, photos have no class.
+    label_column: str | None = None
+    # Column with your own captions, a text or a list of texts each. Default: texts or text, if there is one.
+    text_column: str | None = None
+
+    def check(self) -> None:
+        """Raise an `InputError` for a value out of range."""
+        for name, holds, expected in (
+            ("num_classes", self.num_classes >= 1, "at least 1"),
+            ("image_size", self.image_size >= 8, "at least 8 pixels"),
+            ("margin", self.margin >= 0, "at least 0"),
+            ("val_fraction", 0 <= self.val_fraction < 1, "at least 0 and below 1"),
+        ):
+            if not holds:
+                raise InputError(f"--{name} must be {expected}, but is {getattr(self, name)}.")
