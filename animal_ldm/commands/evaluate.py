@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     photos = images_of_dataset(arguments.data)
     state = PartialState(cpu=arguments.device == "cpu")
     shared = state if state.num_processes > 1 else None
-    device = shared.device if shared else choose_device(arguments.device)
+    device = choose_device(str(state.device) if shared else arguments.device)
     if is_image_folder(arguments.model):
         model = images_of_folder(arguments.model)
     else:

@@ -133,10 +133,10 @@ def save_nearest_panel(panel: NearestPanel, extractor: str, path: Path) -> None:
     )
     figure.suptitle(explained, fontsize="medium", color=QUIET)
     halves = ((closest, f"the nearest of {len(samples):,} samples"), (others, "samples at random"))
-    for part, (chosen, heading) in zip(figure.subfigures(1, 2), halves, strict=True):
+    parts: Any = figure.subfigures(1, 2)
+    for part, (chosen, heading) in zip(parts, halves, strict=True):
         part.suptitle(heading, fontsize="medium")
-        grid: Any = part.subplots(len(closest), 4, squeeze=False)
-        for row, sample in zip(grid, chosen, strict=False):
+        for row, sample in zip(part.subplots(len(closest), 4, squeeze=False), chosen, strict=False):
             row[0].imshow(samples[sample])
             name = f"{samples.labels[sample]}, " if samples.labels else ""
             row[0].set_xlabel(f"{name}sample {sample}", color=SAMPLES, fontsize="small")

@@ -55,7 +55,8 @@ class FID(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/1706.08500", "https://arxiv.org/abs/2104.11222"],
         )
 
-    def _compute(self, predictions, references, extractor="inception", weights=None, device="cpu"):
+    # evaluate passes every argument by name
+    def _compute(self, predictions, references, extractor="inception", weights=None, device="cpu"):  # pyright: ignore[reportIncompatibleMethodOverride]
         real, fake, context = compared(predictions, references, extractor, weights, device)
         described = context["extractor"]
         name = described["name"] if isinstance(described, dict) else described

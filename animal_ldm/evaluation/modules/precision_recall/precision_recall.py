@@ -55,7 +55,8 @@ class PrecisionRecall(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/1904.06991", "https://arxiv.org/abs/2002.09797"],
         )
 
-    def _compute(self, predictions, references, k=(10, 3), extractor="inception", weights=None, device="cpu"):
+    # evaluate passes every argument by name
+    def _compute(self, predictions, references, k=(10, 3), extractor="inception", weights=None, device="cpu"):  # pyright: ignore[reportIncompatibleMethodOverride]
         real, fake, context = compared(predictions, references, extractor, weights, device)
         found = {}
         for near in neighbourhoods(real, fake, [k] if isinstance(k, int) else list(k)):
