@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from side_by_side import describe_machine
 
-from animal_ldm.arguments import parse
+from animal_ldm.commands.parsing import parse
 
 K = 5
 

@@ -84,11 +84,8 @@ def save_fd_curve(results: Results, path: Path) -> None:
     axes = figure.subplots()
     first = 1 / min(*curves.samples.sizes, *curves.real_photos.sizes)
     samples = "samples" if metric.repeats == 1 else f"samples, the first of {metric.repeats} sets"
-    for curve, colour, name in (
-        (curves.samples, SAMPLES, samples),
-        (curves.real_photos, REAL, "real photos: the floor"),
-    ):
-        _plot_curve(axes, curve, colour, name, first)
+    _plot_curve(axes, curves.samples, SAMPLES, samples)
+    _plot_curve(axes, curves.real_photos, REAL, "real photos: the floor")
     ticks = (1, 2, 4, 10)  # far enough apart for their labels
     axes.set_xticks([0, *(first / tick for tick in ticks)], ["∞", *(f"{tick / first:,.0f}" for tick in ticks)])
     axes.set(xlabel="N, on a scale of 1/N", ylabel=metric.label, xlim=(0, None))
@@ -99,14 +96,16 @@ def save_fd_curve(results: Results, path: Path) -> None:
     _save(figure, path)
 
 
-def _plot_curve(axes: Axes, curve: Curve, colour: str, name: str, first: float) -> None:
-    """Distances at 1/N up to `first`, and the line through them where it was fitted."""
+def _plot_curve(axes: Axes, curve: Curve, colour: str, name: str) -> None:
+    """Distances over 1/N, and the fit where there is one."""
     axes.plot(1 / np.array(curve.sizes), curve.distances, "o", color=colour, label=name)
     if curve.value is None or curve.slope is None:
         return
-    line = np.array([0, first])
-    label = f"straight line over 1/N, {number(curve.value, curve.standard_error)} at N→∞"
-    axes.plot(line, curve.value + curve.slope * line, color=colour, linewidth=1, label=label)
+    over_n = np.linspace(0, 1 / min(curve.sizes))
+    fit = curve.value + curve.slope * over_n + (curve.curvature or 0) * over_n**2
+    shape = "straight line" if curve.curvature is None else "parabola"
+    label = f"{shape} over 1/N, {number(curve.value, curve.standard_error)} at N→∞"
+    axes.plot(over_n, fit, color=colour, linewidth=1, label=label)
     axes.plot(0, curve.value, "D", color=colour, fillstyle="none", clip_on=False)
 
 

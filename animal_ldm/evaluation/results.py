@@ -7,6 +7,7 @@ note; NaN and infinity, which are not JSON, are never written.
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -152,13 +153,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Curve:
-    """Frechet distance against the number of samples, and its extrapolation to infinitely many."""
+    """Frechet distance against the number N of samples, and its extrapolation to infinitely many.
+
+    The fit is value + slope / N + curvature / N^2, in version 1 a straight line over 1 / N.
+    """
 
     value: float | None  # extrapolated; None: not measured, `note` says why
-    slope: float | None  # of the distance over 1 / N
+    slope: float | None
     sizes: list[int]
-    distances: list[float]
-    standard_error: float | None = None  # of `value`, from the fit
+    distances: list[float]  # at `sizes`
+    curvature: float | None = None  # None for a straight line
+    standard_error: float | None = None  # of `value`
     note: str | None = None
 
 
@@ -254,7 +259,7 @@ class Results:
             values = [part.value for part in parts if part and part.value is not None]
             if not all(map(math.isfinite, values)):
                 raise InputError(f"results.json lists {metric.label}, but its value is not a finite number: {values}.")
-            if not metric.extractor.is_inception and any(word in ("FID", "KID") for word in metric.label.split()):
+            if not metric.extractor.is_inception and re.search(r"\b[FK]ID\b", metric.label):
                 raise InputError(
                     f"results.json calls a distance over features of {metric.extractor.name} {metric.label}; only"
                     " Inception's features give an FID or a KID. Evaluate the model again."
