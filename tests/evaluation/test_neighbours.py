@@ -87,7 +87,9 @@ def test_few_pairs_are_measured_one_by_one(monkeypatch):
     """The screening is what makes it fast: on ordinary features float64 sees a few pairs per feature, not all."""
     measured = []
     measure = neighbours._measure
-    monkeypatch.setattr(neighbours, "_measure", lambda a, b, i, j: measured.append(len(i)) or measure(a, b, i, j))
+    monkeypatch.setattr(
+        neighbours, "_measure", lambda a, b, i, j, scale: measured.append(len(i)) or measure(a, b, i, j, scale)
+    )
     x = features("gaussian", n=1000, dim=256)
     nearest(x, x, [3, 10])
     assert sum(measured) < 5 * len(x)
