@@ -259,13 +259,18 @@ class _Screen:
     def __init__(self, a: torch.Tensor, b: torch.Tensor):
         self.a, self.b = a, b
         self.dtype = torch.float32
-        if max(float(x.abs().max()) for x in (a, b)) > 1e300:
+        largest = max(float(x.abs().max()) for x in (a, b))
+        if largest > 1e300:
             raise InputError("expected features of at most 1e300, found larger ones; divide them all by one number")
         # A shift changes no distance, but it shortens the vectors and with them the error. The median of some features
         # stays with most of them when a few lie far away.
         self.centre = b[:: max(1, len(b) // 1024)].double().median(0).values
         reach = max(float((part.double() - self.centre).abs().max()) for x in (a, b) for part in x.split(256))
         self.scale = math.ldexp(1.0, min(max(20 - math.frexp(reach)[1], -1000), 1000)) if reach else 1.0
+        # Shifting in float32 is faster, where neither the features nor the scale come near its limits.
+        self.small = largest < 1e30 and 1e-25 < self.scale < 1e25
+        if self.small:
+            self.centre = self.centre.float().double()
         self.same = _equal_rows(a, b)
         self._set_errors()
 
@@ -314,6 +319,8 @@ class _Screen:
         return _distances(self.a[rows], self.b[columns], self.scale)
 
     def _shifted(self, x: torch.Tensor) -> torch.Tensor:
+        if self.small and x.dtype == self.dtype == torch.float32:
+            return (x - self.centre.float()).mul_(self.scale)
         return ((x.double() - self.centre) * self.scale).to(self.dtype)
 
     def _norms(self, x: torch.Tensor) -> torch.Tensor:
