@@ -110,7 +110,8 @@ def measure(
     if sample_sets[0].labels:
         metrics.append(prompt_accuracy(context))
     metrics += memorisation_metrics(context)
-    curves = FrechetCurves(samples=_curve(compared.whole[0].curve), real_photos=_curve(compared.photos.curve))
+    samples, photos = (Curve(**asdict(found.curve)) for found in (compared.whole[0], compared.photos))
+    curves = FrechetCurves(samples, photos)
     return Report(metrics, curves, per_class(reference, sample_sets))
 
 
@@ -160,10 +161,6 @@ def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparis
     for near in neighbourhoods(real, features, KS, reference.radii[:, 1:], state=reference.state):
         values |= {(name, near.k): value for name, value in asdict(near).items() if name != "k"}
     return Comparison(values, curve, kernel)
-
-
-def _curve(found: Extrapolation) -> Curve:
-    return Curve(found.value, found.slope, found.sizes, found.distances)
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -227,17 +224,48 @@ class _Context:
 
 def distance_metrics(context: _Context) -> Iterator[Metric]:
     """Frechet distance, as measured, over that of real photos and extrapolated, and the kernel distance."""
-    extractor, whole = context.reference.extractor, context.compared.whole
-    distance = extractor.distance_name
+    extractor, compared = context.reference.extractor, context.compared
+    distance, curve, kernel = extractor.distance_name, compared.whole[0].curve, compared.whole[0].kernel
     small = small_sample_note(extractor.name, *context.sample_sets[0].features.shape)
     yield context.comparison("frechet_distance", distance, "lower", note=small)
     yield from context.ratio("frechet_distance", distance, "lower")
-    yield context.comparison("frechet_distance_infinity", f"{distance}, N→∞", "lower")
-    kernel = whole[0].kernel
-    std = float(np.mean([found.kernel.std for found in whole]))
-    note = f"± {std:.3g} over {kernel.subsets} random subsets of {kernel.subset_size:,}"
-    subsets = Subsets(kernel.subsets, kernel.subset_size, std)
-    yield context.comparison("kernel_distance", extractor.kernel_name, "lower", subsets=subsets, note=note)
+    yield context.comparison(
+        "frechet_distance_infinity",
+        f"{distance}, N→∞",
+        "lower",
+        standard_error=curve.standard_error,
+        note=extrapolation_note(curve, compared.photos.curve),
+        reason=curve.note or NOT_FINITE,
+    )
+    std = float(np.mean([found.kernel.std for found in compared.whole]))
+    yield context.comparison(
+        "kernel_distance",
+        extractor.kernel_name,
+        "lower",
+        subsets=Subsets(kernel.subsets, kernel.subset_size, std),
+        standard_error=kernel.standard_error,
+        note=kernel_note(kernel, std),
+    )
+
+
+def extrapolation_note(samples: Extrapolation, photos: Extrapolation) -> str | None:
+    parts = []
+    if samples.standard_error is not None:
+        parts.append(f"standard error {samples.standard_error:.2g}, over the choice of samples")
+    if photos.note:
+        parts.append(f"real photos: {photos.note}")
+    return "; ".join(parts) or None
+
+
+def kernel_note(kernel: KernelDistance, std: float) -> str:
+    parts = [f"mean over {kernel.subsets} random subsets of {kernel.subset_size:,}"]
+    if std > 0:
+        parts.append(f"± {std:.3g} between them")
+    if kernel.standard_error is not None:
+        parts.append(f"standard error {kernel.standard_error:.2g}")
+    if kernel.note:
+        parts.append(kernel.note)
+    return "; ".join(parts)
 
 
 def neighbour_metrics(context: _Context) -> Iterator[Metric]:

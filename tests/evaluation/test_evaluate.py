@@ -56,7 +56,7 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
         assert metric.n_real == 60
         assert metric.seed == 423432
         assert metric.repeats == 2
-        assert metric.std is not None
+        assert (metric.std is None) == (metric.name == "frechet_distance_infinity")
         assert metric.real_photos.n == 27
         assert metric.sampling.guidance_scale == 3
         assert metric.extractor == results.extractor
@@ -71,6 +71,8 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     assert results.sweep.points[1].metrics == results.metrics
     assert results.sweep.points[0].metrics[0].sampling.guidance_scale == 1
     assert results.fd_curves.real_photos.sizes[-1] == 27
+    assert results.find("frechet_distance_infinity").value is None  # 30 samples are too few for 12 features
+    assert "not measured: 30 samples" in printed
     kernel = results.find("kernel_distance")
     assert (kernel.subsets.number, kernel.subsets.size) == (100, 30)
     assert kernel.subsets.std > 0

@@ -17,7 +17,8 @@ from PIL import Image
 
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation import metrics
-from animal_ldm.evaluation.features import extract, load_extractor
+from animal_ldm.evaluation.extractors import load_extractor
+from animal_ldm.evaluation.features import Measurer
 from animal_ldm.evaluation.images import images_of_folder
 from animal_ldm.evaluation.metrics import (
     Gaussian,
@@ -64,7 +65,7 @@ def network_features(tiny_resnet, tmp_path_factory):
         for i in range(n):
             coarse = np.clip(rng.normal(128, contrast, (4, 4, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
-        found.append(extract(images_of_folder(folder), extractor).numpy())
+        found.append(Measurer(extractor).features(images_of_folder(folder)).numpy())
     return found
 
 

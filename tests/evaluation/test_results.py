@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from animal_ldm.errors import InputError
+from animal_ldm.evaluation import plots
 from animal_ldm.evaluation.features import FeatureSet
 from animal_ldm.evaluation.report import Reference, measure
 from animal_ldm.evaluation.results import (
     AutoencoderResult,
-    Curve,
     DataInfo,
     ExtractorInfo,
     ModelInfo,
@@ -71,6 +71,10 @@ def test_what_is_written_is_read(results, tmp_path):
     found = read_results(tmp_path / "results.json")
     assert found == results
     found.check()
+    infinity = found.find("frechet_distance_infinity")
+    assert infinity.standard_error == found.fd_curves.samples.standard_error > 0
+    assert "standard error" in infinity.note
+    assert found.find("kernel_distance").standard_error > 0
     assert found.find("precision", 3) in found.metrics
     assert found.find("precision", 4) is None
 
@@ -140,12 +144,22 @@ def test_refuses_an_fid_of_other_features(results):
         replace(results, metrics=[replace(results.metrics[0], label="FID, N→∞")]).check()
 
 
-def test_curves_that_could_not_be_extrapolated(results, tmp_path):
-    """A schema for sets too small to extrapolate from."""
-    curve = Curve(None, None, [10, 20], [3.0, 2.0], note="not measured: too few samples")
-    changed = replace(results, fd_curves=replace(results.fd_curves, real_photos=curve))
-    changed.write(tmp_path / "results.json")
-    assert read_results(tmp_path / "results.json") == changed
+def test_sets_too_small_to_extrapolate_from(tmp_path):
+    found = results_of(Reference(EXTRACTOR, feature_set(80, 0), feature_set(20, 1)), feature_set(48, 2))
+    infinity = found.find("frechet_distance_infinity")
+    assert (infinity.real_photos.value, infinity.same_n.value) == (None, None)
+    assert infinity.value is not None
+    assert "real photos: not measured" in infinity.note
+    assert found.fd_curves.real_photos.value is None
+    plots.save_fd_curve(found, tmp_path / "fd_curve.png")
+    found = results_of(Reference(EXTRACTOR, feature_set(80, 0), feature_set(20, 1)), feature_set(20, 2))
+    infinity = found.find("frechet_distance_infinity")
+    assert infinity.value is None
+    assert infinity.note.startswith("not measured: 20 samples")
+    found.check()
+    found.write(tmp_path / "results.json")
+    assert read_results(tmp_path / "results.json") == found
+    plots.save_fd_curve(found, tmp_path / "fd_curve.png")
 
 
 @pytest.mark.parametrize(
