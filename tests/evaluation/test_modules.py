@@ -107,7 +107,7 @@ def test_unknown_module():
         ("broken.npy", "does not hold features"),
     ],
 )
-def test_wrong_paths_are_told_before_weights_are_fetched(path, message, tmp_path, monkeypatch):
+def test_wrong_paths_are_refused_before_weights_are_downloaded(path, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(modules, "load_extractor", lambda *_: pytest.fail("the extractor was loaded"))
     np.savez("features.npz", np.zeros((4, 2)))
