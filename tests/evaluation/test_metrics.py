@@ -315,7 +315,7 @@ def test_fd_infinity_and_its_standard_error(ratio, fake_scale):
     """The mean of many is the truth, and they scatter as their standard errors say. A line is off by far more."""
     real, sample, truth = gaussian_samples(48, 960, fake_scale)
     found = [fd_infinity(real, sample(ratio * 48, seed), seed=seed) for seed in range(1, 21)]
-    deviations = np.array([curve.value - truth for curve in found])
+    deviations = np.array([curve.value for curve in found]) - truth
     errors = np.array([curve.standard_error for curve in found])
     assert (abs(deviations) < 2 * errors).mean() >= 0.8
     assert (abs(deviations) < 3.5 * errors).all()
