@@ -395,7 +395,9 @@ def _distances(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
 
 def _from_all(x: torch.Tensor, state: PartialState) -> tuple[torch.Tensor, ...]:
     """This tensor of every process, in the order of the processes."""
-    return gather(x.to(state.device)).to(x.device).chunk(state.num_processes)
+    gathered = gather(x.to(state.device))
+    assert isinstance(gathered, torch.Tensor)
+    return gathered.to(x.device).chunk(state.num_processes)
 
 
 @contextmanager
