@@ -129,7 +129,7 @@ def test_two_processes_find_the_same(run, tiny_pipeline_folder, prepared, tiny_r
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("FD (tiny-resnet), N→∞") == 1  # the first process alone prints
+    assert done.stdout.count("FD (tiny-resnet) / real photos'") == 1  # the first process alone prints
     found = read_results(tmp_path / "two" / "results.json")
     for one, two in zip(expected.metrics, found.metrics, strict=True):
         assert two.value == pytest.approx(one.value, rel=1e-3, abs=1e-6)
