@@ -116,13 +116,13 @@ def test_second_run_samples_nothing_and_finds_the_same(run, tiny_pipeline_folder
 
 @pytest.mark.slow
 def test_two_processes_find_the_same(run, tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):
-    expected, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2", "--reconstructions")
+    expected, *_ = run(tiny_pipeline_folder, "-n", "50", "--steps", "2", "--reconstructions")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "animal_ldm", "evaluate", tiny_pipeline_folder, "--data", str(prepared)]
     command += ["--extractor", str(tiny_resnet), "--out", str(tmp_path / "two"), "--workers", "0", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ANIMAL_LDM_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        [*command, "-n", "20", "--steps", "2", "--reconstructions"],
+        [*command, "-n", "50", "--steps", "2", "--reconstructions"],
         env=environment,
         capture_output=True,
         text=True,
