@@ -2,8 +2,8 @@
 
 Precision, recall, density and coverage (k=5) against `prdc` and `torch-fidelity`, the Frechet distance against
 `clean-fid` and `torch-fidelity`. Every measurement runs in a fresh process with the same number of threads; memory is
-the peak beyond what imports and the two sets of features take. Features have 2048 numbers and the decaying spectrum of
-real ones.
+the peak beyond what imports and the two sets of features take: hence the imports inside functions, each in the process
+that needs it. Features have 2048 numbers and the decaying spectrum of real ones.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from side_by_side import describe_machine
 
-from animal_ldm.arguments import parse
+from animal_ldm.commands.parsing import parse
 
 K = 5
 
@@ -31,7 +31,7 @@ class BenchmarkArguments:
 
     # Numbers of features on each side.
     sizes: tuple[int, ...] = (2_000, 10_000, 20_000)
-    # One more, for our implementation alone; 0 leaves it out.
+    # One more size, for our implementation alone; 0 skips it.
     ours_alone: int = 50_000
     # Numbers in a feature.
     dim: int = 2048

@@ -11,9 +11,9 @@ from .neighbours import nearest
 
 @dataclass(frozen=True)
 class Memorisation:
-    """A model that draws like held-out photos has 0.5, 1 and 0.01; one that copies has more, less and more."""
+    """Samples as far from training photos as held-out photos are score 0.5, 1 and 0.01; copies more, less and more."""
 
-    nearer_than_held_out: float  # chance that a sample lies nearer to training photos than a held-out photo does
+    nearer_than_held_out: float  # probability that a sample is nearer to training photos than a held-out photo is
     median_distance: float  # of samples to the nearest training photo, over that of held-out photos
     nearer_than_closest_percent: float  # samples nearer than all but the closest hundredth of the held-out photos
     authpct: float  # percent of authentic samples (Alaa et al. 2022, arXiv 2102.08921), as in dgm-eval
@@ -33,10 +33,10 @@ def memorisation(
     """Compare the samples' distances to the nearest training photo with the held-out photos'.
 
     Args:
-        train: (N, D) features of the photos trained on.
+        train: (N, D) features of the training photos.
         held_out: (H, D) features of photos kept out of training.
         fake: (M, D) features of samples.
-        train_gap: (N,) every training photo's distance to the nearest other one, where it is known already.
+        train_gap: (N,) every training photo's distance to the nearest other one, if known already.
         state: as in `neighbours.nearest`.
     """
     train, held_out, fake = as_features(train), as_features(held_out), as_features(fake)
@@ -45,7 +45,7 @@ def memorisation(
         (distances[:, 0], index[:, 0])
         for distances, index in (nearest(features, train, [1], state=state) for features in (fake, held_out))
     )
-    # Mann-Whitney: pairs in which the sample is the nearer, ties for a half.
+    # Mann-Whitney: pairs in which the sample is nearer, ties counted as a half.
     ordered = held_distance.sort().values
     farther = len(ordered) - torch.searchsorted(ordered, fake_distance, right=True)
     equal = torch.searchsorted(ordered, fake_distance, right=True) - torch.searchsorted(ordered, fake_distance)

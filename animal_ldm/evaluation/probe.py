@@ -1,7 +1,7 @@
-"""Does "a zebra" draw a zebra? A linear classifier, fitted to real photos' features, looks at the samples.
+"""Does the prompt "a zebra" give a zebra? A linear classifier, fitted to features of real photos, answers.
 
-With a handful of classes this is the cheapest honest test of text faithfulness; what it says of held-out photos is the
-ceiling.
+With a handful of classes this is the cheapest honest measure of prompt accuracy; its accuracy on held-out photos is
+the ceiling.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,20 @@ class Probe:
 
 
 def fit_probe(features: torch.Tensor, labels: Sequence[str], penalty: float = 1e-2) -> Probe:
-    """Fit by L-BFGS in float64: no draw of chance, so equal features give an equal probe.
+    """Fit by L-BFGS in float64. Nothing is random: equal features give an equal probe.
 
     Args:
         features: (N, D) of real photos.
         labels: N class names.
         penalty: weight of |W|^2 / 2 beside the mean cross-entropy. Every class counts the same in that mean, however
             many photos it has.
+
+    Raises:
+        InputError: there are fewer than two classes.
     """
     classes = sorted(set(labels))
     if len(classes) < 2:
-        raise InputError(f"expected photos of at least two classes to tell apart, found {classes}")
+        raise InputError(f"The probe needs photos of at least two classes to tell apart, but found {classes}.")
     target = torch.tensor([classes.index(label) for label in labels])
     features = features.double()
     mean, std = features.mean(0), features.std(0)
@@ -63,7 +66,7 @@ def fit_probe(features: torch.Tensor, labels: Sequence[str], penalty: float = 1e
 
 
 def accuracy(predicted: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """Share of pictures recognised as their label, per class; classes without pictures are left out."""
+    """Share of images whose predicted class is their label, per class; classes without images are left out."""
     pairs = list(zip(predicted, labels, strict=True))
     found = {}
     for name in sorted(set(labels)):

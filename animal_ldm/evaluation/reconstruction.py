@@ -1,8 +1,9 @@
-"""The autoencoder alone, on held-out photos: what it loses, no sample of the whole model can win back."""
+"""The autoencoder alone, on held-out photos: no sample of the whole model can win back what it loses."""
 
 import hashlib
-from collections.abc import Sequence
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,94 +13,87 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..digest import weights_digest
+from ..files import whole_file
 from ..perceptual import PerceptualDistance
-from .features import Extractor, extract
-from .images import Images, save_whole
+from ..pixels import to_model_range, to_uint8
+from .features import FeatureSet, Measurer
+from .images import Images
 from .metrics import frechet_distance_of_features, kernel_distance
-from .report import Photos, Reference, share_recognised, small_sample_note
+from .report import Reference, share_recognised, small_sample_note
+from .results import AutoencoderResult
 
 
 @torch.inference_mode()
 def reconstruct(
     vae: AutoencoderKL, photos: Images, cache: Path, batch_size: int = 32, state: PartialState | None = None
 ) -> Images:
-    """Every photo encoded to the mean of its latents and decoded, as PNG files in `cache`; those there are kept."""
+    """Every photo encoded to the mean of its latents and decoded, as PNG files in `cache`. Existing files are kept."""
     identity = hashlib.sha256(f"{weights_digest(vae)} {photos.digest()}".encode()).hexdigest()
     folder = cache / identity[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     files = tuple(folder / f"{i:06d}.png" for i in range(len(photos)))
     rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
     missing = [i for i in range(rank, len(photos), processes) if not files[i].is_file()]
     for start in tqdm(range(0, len(missing), batch_size), desc="reconstructions", unit="batch", leave=False):
         batch = missing[start : start + batch_size]
-        decoded = vae.decode(vae.encode(_stack(photos, batch).to(vae.device, vae.dtype)).latent_dist.mode()).sample
-        decoded = ((decoded.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        for i, picture in zip(batch, decoded, strict=True):
-            save_whole(Image.fromarray(picture), files[i])
+        encoded: Any = vae.encode(to_model_range(photos.stack(batch)).to(vae.device, vae.dtype))
+        decoded: Any = vae.decode(encoded.latent_dist.mode())
+        for i, pixels in zip(batch, to_uint8(decoded.sample), strict=True):
+            with whole_file(files[i]) as partial:
+                Image.fromarray(pixels).save(partial, format="png")
     if state:
         state.wait_for_everyone()
     return Images(files, photos.labels)
 
 
-def _stack(images: Images, indices: Sequence[int]) -> torch.Tensor:
-    """Pictures of one size as (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.stack([images[i] for i in indices])).permute(0, 3, 1, 2) / 127.5 - 1
-
-
 def measure_reconstructions(
-    vae: AutoencoderKL,
     photos: Images,
+    images: Images,
     reference: Reference,
-    extractor: Extractor,
+    measurer: Measurer,
     perceptual: PerceptualDistance | None,
     seed: int,
-    cache: Path,
-    batch_size: int = 32,
-    workers: int = 0,
-) -> dict:
-    """How far held-out photos come back changed.
+) -> AutoencoderResult:
+    """How much the autoencoder changes held-out photos.
 
     Args:
+        photos: the validation photos, whose features `reference` holds.
+        images: their reconstructions, in the same order.
         perceptual: None leaves LPIPS unmeasured.
         seed: of the kernel distance's subsets.
-
-    Returns:
-        n: number of photos, from which all that follows is measured. psnr: mean over them, in dB; lpips: mean over
-        them, with SqueezeNet, None where not measured; frechet_distance and kernel_distance between the photos and
-        their reconstructions, with their `labels` and a `note` or None; recognised, recognised_photos: shares of the
-        reconstructions and of the photos in which the probe sees the class; seed.
     """
-    state = reference.state
-    pictures = reconstruct(vae, photos, cache / "reconstructions", batch_size, state)
-    features = extract(pictures, extractor, cache / "features", batch_size, workers, state, "reconstructions")
+    features = measurer.features(images, "reconstructions")
     real = reference.validation.features
-    return {
-        "n": len(photos),
-        "psnr": mean_psnr(photos, pictures),
-        "lpips": perceptual and mean_lpips(perceptual.to(extractor.device), photos, pictures, batch_size),
-        "labels": {"frechet_distance": extractor.distance_name, "kernel_distance": extractor.kernel_name},
-        "frechet_distance": frechet_distance_of_features(real, features),
-        "kernel_distance": kernel_distance(real, features, seed=seed).mean,
-        "recognised": share_recognised(reference, Photos(features, photos.labels)),
-        "recognised_photos": share_recognised(reference, reference.validation),
-        "seed": seed,
-        "note": small_sample_note(extractor.name, *features.shape),
-    }
+    lpips = None
+    if perceptual is not None:
+        lpips = mean_lpips(perceptual.to(measurer.extractor.device), photos, images, measurer.batch_size)
+    return AutoencoderResult(
+        n=len(photos),
+        psnr=mean_psnr(photos, images),
+        lpips=lpips,
+        frechet_distance=frechet_distance_of_features(real, features),
+        kernel_distance=kernel_distance(real, features, seed=seed).mean,
+        probe_accuracy=share_recognised(reference, FeatureSet(features, photos.labels)),
+        probe_accuracy_photos=share_recognised(reference, reference.validation),
+        seed=seed,
+        note=small_sample_note(reference.extractor.name, *features.shape),
+    )
 
 
-def mean_psnr(photos: Images, pictures: Images) -> float:
-    """In dB, the mean over pairs of pictures."""
-    errors = (photos[i].astype(float) - pictures[i] for i in range(len(photos)))
-    # One grey level of error at least: a perfect picture has no finite PSNR.
+def mean_psnr(photos: Images, images: Images) -> float:
+    """In dB, the mean over pairs of images."""
+    errors = (photos[i].astype(float) - images[i] for i in range(len(photos)))
+    # One grey level of error at least: a perfect image has no finite PSNR.
     return float(np.mean([10 * np.log10(255**2 / max(np.square(error).mean(), 1 / error.size)) for error in errors]))
 
 
 @torch.inference_mode()
-def mean_lpips(perceptual: PerceptualDistance, photos: Images, pictures: Images, batch_size: int = 32) -> float:
-    """LPIPS, the mean over pairs of pictures, at the pictures' own size."""
+def mean_lpips(perceptual: PerceptualDistance, photos: Images, images: Images, batch_size: int = 32) -> float | None:
+    """LPIPS, the mean over pairs of images, at the images' own size; None where they are too small for SqueezeNet."""
     device = next(perceptual.parameters()).device
     distances = []
     for start in range(0, len(photos), batch_size):
         batch = range(start, min(start + batch_size, len(photos)))
-        distances.append(perceptual(_stack(photos, batch).to(device), _stack(pictures, batch).to(device)).cpu())
-    return float(torch.cat(distances).double().mean())
+        pair = (to_model_range(part.stack(batch)).to(device) for part in (photos, images))
+        distances.append(perceptual(*pair).cpu())
+    mean = float(torch.cat(distances).double().mean())
+    return mean if math.isfinite(mean) else None

@@ -1,56 +1,19 @@
-"""Everything that is measured on a set of samples, as the content of `results.json`.
+"""Metrics of sample sets against real photos, as parts of `Results`."""
 
-`results.json`, schema version 1:
-
-    schema_version   1
-    model            name; digest: SHA-256 over weights and scheduler, None for a folder of pictures
-    data             name; reference, held_out: the splits; photos: {split: number}; digests: {split: SHA-256};
-                     classes: {name: photos of the reference split}; image_size in pixels
-    extractor        name, weights_digest, resize
-    sampling         seed, class_mix, prompts {class: prompt}, scheduler, dtype, image_size and the fields of
-                     `draw.Sampling`; None for a folder of pictures
-    metrics          list of records, below
-    fd_curve         FD against N, of the first draw: {value, slope, sizes, distances}, and the same of photos of the
-                     other split as `real_photos`
-    per_class        list of {label, n_generated, recognised, recognised_held_out, mistaken_for}, None without labels
-    sweep            None, or {parameter, points: [{value, metrics}]}
-    autoencoder      None, or what `reconstruction.measure_reconstructions` returns: PSNR, LPIPS and the probe's
-                     accuracy on reconstructed held-out photos among others
-    environment      versions of Python and of the libraries
-
-A record is complete in itself, so that no number can be torn from its context:
-
-    name             frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density,
-                     coverage, faithfulness, nearer_than_held_out, median_distance, nearer_than_closest_percent,
-                     authpct; and frechet_distance_ratio, precision_ratio, recall_ratio: what the samples score over
-                     what photos of the other split score, at the N that both have (n_generated says which; absent
-                     where those photos score 0)
-    label            what to print; "FID" and "KID" for Inception's features alone
-    value, std       mean over the repeated draws and standard deviation over them (None for a single draw)
-    better           "higher", "lower" or "near real photos"
-    repeats, n_generated, n_real, k, seed, extractor
-    sampling         the fields of `draw.Sampling`; None for a folder of pictures
-    real_photos      {n, value}: what real photos of the other split score in place of samples. For precision and
-                     recall the ceiling, for distances the floor
-    same_n           None, or {n, value, std}: the samples themselves, no more of them than of those photos
-    note             None, or how the number must be read
-    subsets          of kernel_distance alone: {number, size, std}, std over the random subsets of a draw
-"""
-
-import platform
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 
-from .draw import Sampling
-from .features import Extractor
-from .memorisation import memorisation
+from ..sampling import Sampling
+from .features import FeatureSet
+from .memorisation import Memorisation, memorisation
 from .metrics import (
     Extrapolation,
     Gaussian,
@@ -63,26 +26,27 @@ from .metrics import (
 )
 from .neighbours import nearest
 from .probe import Probe, accuracy, fit_probe
+from .results import (
+    Better,
+    ClassResult,
+    Curve,
+    ExtractorInfo,
+    FrechetCurves,
+    Metric,
+    RealPhotos,
+    SameN,
+    Subsets,
+)
 
-SCHEMA_VERSION = 1
 K_STUDENT, K_PAPER = 10, 3  # of precision and recall: the student card's, and Kynkaanniemi's
 K_COVERAGE = 5  # Naeem's
 KS = (3, 5, 10)
 INCEPTION_MINIMUM = 2048
 ABOVE_CEILING = (
-    "above real photos: the wide balls of outlying photos take in samples that resemble none; read recall and density"
+    "above real photos: the large balls of outlying photos also cover samples that resemble no photo; read recall and "
+    "density"
 )
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Features (N, D) of pictures and, where known, their classes."""
-
-    features: torch.Tensor
-    labels: tuple[str, ...] | None
-
-    def __len__(self) -> int:
-        return len(self.features)
+NOT_FINITE = "not measured: the score it is divided by is 0"
 
 
 @dataclass(frozen=True)
@@ -93,18 +57,19 @@ class Reference:
     floor and the ceiling. The probe is always fitted to `train`, and copies are always looked for there.
     """
 
-    extractor: Extractor
-    train: Photos
-    validation: Photos
+    extractor: ExtractorInfo
+    train: FeatureSet
+    validation: FeatureSet
     split: str = "train"
+    # Accelerate's state, when every process makes the same calls and the work shall be shared among them.
     state: PartialState | None = None
 
     @property
-    def photos(self) -> Photos:
+    def photos(self) -> FeatureSet:
         return self.train if self.split == "train" else self.validation
 
     @property
-    def other(self) -> Photos:
+    def other(self) -> FeatureSet:
         return self.validation if self.split == "train" else self.train
 
     @cached_property
@@ -118,26 +83,77 @@ class Reference:
 
     @cached_property
     def probe(self) -> Probe:
-        return fit_probe(self.train.features.cpu(), self.train.labels)
+        return fit_probe(self.train.features.cpu(), self.train.labels or ())
 
 
-Values = dict[tuple[str, int | None], float]  # {(name, k): value}
+@dataclass(frozen=True)
+class Report:
+    """What `measure` finds, as parts of `Results`."""
+
+    metrics: list[Metric]
+    fd_curves: FrechetCurves
+    per_class: list[ClassResult] | None  # None without classes
+
+
+def measure(
+    reference: Reference, sample_sets: Sequence[FeatureSet], seed: int, sampling: Sampling | None = None
+) -> Report:
+    """All metrics of sample sets of equal size.
+
+    Args:
+        seed: of the random subsets of samples and photos.
+        sampling: settings the samples were made with, for the record; None for a folder of images.
+    """
+    compared = compare_all(reference, sample_sets, seed)
+    context = _Context(reference, sample_sets, seed, sampling, compared)
+    metrics = [*distance_metrics(context), *neighbour_metrics(context)]
+    if sample_sets[0].labels:
+        metrics.append(prompt_accuracy(context))
+    metrics += memorisation_metrics(context)
+    samples, photos = (Curve(**asdict(found.curve)) for found in (compared.whole[0], compared.photos))
+    curves = FrechetCurves(samples, photos)
+    return Report(metrics, curves, per_class(reference, sample_sets))
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Samples, or photos in their place, against the reference as distributions."""
 
-    values: Values
+    values: Mapping[tuple[str, int | None], float | None]  # {(name, k): value}
     curve: Extrapolation
     kernel: KernelDistance
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Every sample set, whole and cut to the number of photos of the other split, and those photos."""
+
+    whole: list[Comparison]
+    fewer: list[Comparison]
+    photos: Comparison
+    equal_n: int  # samples in each of `fewer`, and photos in `photos`
+
+
+def compare_all(reference: Reference, sample_sets: Sequence[FeatureSet], seed: int) -> Comparisons:
+    n = len(sample_sets[0])
+    chosen = np.random.default_rng(seed).permutation(len(reference.other))[:n]
+    equal_n = len(chosen)
+    photos = compare(reference, reference.other.features[torch.from_numpy(chosen)], seed)
+    whole = [compare(reference, samples.features, seed) for samples in sample_sets]
+    fewer = whole
+    if equal_n < n:
+        fewer = [compare(reference, samples.features[:equal_n], seed) for samples in sample_sets]
+    return Comparisons(whole, fewer, photos, equal_n)
 
 
 def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparison:
     real = reference.photos.features
     kernel = kernel_distance(real, features, seed=seed)
     curve = fd_infinity(reference.gaussian, features, seed=seed)
-    values: Values = {
+    values: dict[tuple[str, int | None], float | None] = {
         ("frechet_distance", None): frechet_distance_of_gaussians(reference.gaussian, fit_gaussian(features)),
         ("frechet_distance_infinity", None): curve.value,
         ("kernel_distance", None): kernel.mean,
@@ -147,263 +163,225 @@ def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparis
     return Comparison(values, curve, kernel)
 
 
-def measure(reference: Reference, draws: Sequence[Photos], seed: int, sampling: Sampling | None = None) -> dict:
-    """`metrics`, `fd_curve` and `per_class` of `results.json`, for repeated draws of equally many samples."""
-    n = len(draws[0])
-    chosen = np.random.default_rng(seed).permutation(len(reference.other))[:n]
-    equal_n = len(chosen)
-    photos = compare(reference, reference.other.features[torch.from_numpy(chosen)], seed)
-    whole = [compare(reference, draw.features, seed) for draw in draws]
-    fewer = whole if equal_n == n else [compare(reference, draw.features[:equal_n], seed) for draw in draws]
-    metrics = []
+# --- metrics ---------------------------------------------------------------------------------------------------------
 
-    def add(name: str, label: str, better: str, values: Sequence[float], k: int | None = None, **more) -> None:
-        record = {"name": name, "label": label, **mean_and_std(values), "better": better, "repeats": len(draws)}
-        record |= {"n_generated": n, "n_real": len(reference.photos), "k": k, "seed": seed}
-        record |= {"extractor": reference.extractor.describe(), "sampling": sampling and asdict(sampling)}
-        metrics.append(record | {"real_photos": None, "same_n": None, "note": None} | more)
 
-    def add_comparison(name: str, label: str, better: str, k: int | None = None, **more) -> None:
-        add(
+@dataclass(frozen=True)
+class _Context:
+    """What the metrics of one measurement have in common."""
+
+    reference: Reference
+    sample_sets: Sequence[FeatureSet]
+    seed: int
+    sampling: Sampling | None
+    compared: Comparisons
+
+    def metric(self, name: str, label: str, better: Better, values: Sequence[float | None], **more: Any) -> Metric:
+        """A record of `values`, one per sample set; `more` are fields of `Metric`.
+
+        If a value is missing, `reason` takes the place of the note.
+        """
+        reason = more.pop("reason", NOT_FINITE)
+        value, std = mean_and_std(values)
+        common = {
+            "repeats": len(self.sample_sets),
+            "n_generated": len(self.sample_sets[0]),
+            "n_real": len(self.reference.photos),
+            "k": None,
+            "seed": self.seed,
+            "extractor": self.reference.extractor,
+            "sampling": self.sampling,
+        }
+        if value is None:
+            more["note"] = reason
+        return Metric(name=name, label=label, value=value, std=std, better=better, **(common | more))
+
+    def comparison(self, name: str, label: str, better: Better, k: int | None = None, **more: Any) -> Metric:
+        """A metric of distributions, beside the score of real photos and of the samples at the photos' number."""
+        compared = self.compared
+        fewer, fewer_std = mean_and_std([found.values[name, k] for found in compared.fewer])
+        return self.metric(
             name,
             label if k is None else f"{label}, k={k}",
             better,
-            [found.values[name, k] for found in whole],
-            k,
-            real_photos={"n": equal_n, "value": photos.values[name, k]},
-            same_n={"n": equal_n, **mean_and_std([found.values[name, k] for found in fewer])},
+            [found.values[name, k] for found in compared.whole],
+            k=k,
+            real_photos=RealPhotos(compared.equal_n, compared.photos.values[name, k]),
+            same_n=SameN(compared.equal_n, fewer, fewer_std),
             **more,
         )
 
-    def add_ratio(name: str, label: str, better: str, k: int | None = None) -> None:
-        ceiling = photos.values[name, k]
-        if ceiling > 0:
-            ratios = [found.values[name, k] / ceiling for found in fewer]
-            more = {"n_generated": equal_n, "real_photos": {"n": equal_n, "value": 1.0}}
-            add(f"{name}_ratio", f"{label} / real photos'", better, ratios, k, **more)
+    def ratio(self, name: str, label: str, better: Better, k: int | None = None) -> Iterator[Metric]:
+        """The samples' score over the photos', at the number that both have; nothing where the photos score 0."""
+        equal_n, photos = self.compared.equal_n, self.compared.photos.values[name, k]
+        if photos is not None and photos > 0:
+            scores = [found.values[name, k] for found in self.compared.fewer]
+            ratios = [None if score is None else score / photos for score in scores]
+            title = label if k is None else f"{label}, k={k}"
+            more = {"n_generated": equal_n, "real_photos": RealPhotos(equal_n, 1.0)}
+            yield self.metric(f"{name}_ratio", f"{title} / real photos'", better, ratios, k=k, **more)
 
-    distance, kernel = reference.extractor.distance_name, reference.extractor.kernel_name
-    small = small_sample_note(reference.extractor.name, *draws[0].features.shape)
-    add_comparison("frechet_distance", distance, "lower", note=small)
-    add_ratio("frechet_distance", distance, "lower")
-    add_comparison("frechet_distance_infinity", f"{distance}, N→∞", "lower")
-    subsets = {"number": whole[0].kernel.subsets, "size": whole[0].kernel.subset_size}
-    subsets["std"] = float(np.mean([found.kernel.std for found in whole]))
-    spread = f"± {subsets['std']:.3g} over {subsets['number']} random subsets of {subsets['size']:,}"
-    add_comparison("kernel_distance", kernel, "lower", subsets=subsets, note=spread)
+
+def distance_metrics(context: _Context) -> Iterator[Metric]:
+    """Frechet distance, as measured, over that of real photos and extrapolated, and the kernel distance."""
+    extractor, compared = context.reference.extractor, context.compared
+    distance, curve, kernel = extractor.distance_name, compared.whole[0].curve, compared.whole[0].kernel
+    small = small_sample_note(extractor.name, *context.sample_sets[0].features.shape)
+    yield context.comparison("frechet_distance", distance, "lower", note=small)
+    yield from context.ratio("frechet_distance", distance, "lower")
+    yield context.comparison(
+        "frechet_distance_infinity",
+        f"{distance}, N→∞",
+        "lower",
+        standard_error=curve.standard_error,
+        note=extrapolation_note(curve, compared.photos.curve),
+        reason=curve.note or NOT_FINITE,
+    )
+    std = float(np.mean([found.kernel.std for found in compared.whole]))
+    yield context.comparison(
+        "kernel_distance",
+        extractor.kernel_name,
+        "lower",
+        subsets=Subsets(kernel.subsets, kernel.subset_size, std),
+        standard_error=kernel.standard_error,
+        note=kernel_note(kernel, std),
+    )
+
+
+def extrapolation_note(samples: Extrapolation, photos: Extrapolation) -> str | None:
+    parts = []
+    if samples.standard_error is not None:
+        parts.append(f"standard error {samples.standard_error:.2g}, over the choice of samples")
+    if photos.note:
+        parts.append(f"real photos: {photos.note}")
+    return "; ".join(parts) or None
+
+
+def kernel_note(kernel: KernelDistance, std: float) -> str:
+    parts = [f"mean over {kernel.subsets} random subsets of {kernel.subset_size:,}"]
+    if std > 0:
+        parts.append(f"± {std:.3g} between them")
+    if kernel.standard_error is not None:
+        parts.append(f"standard error {kernel.standard_error:.2g}")
+    if kernel.note:
+        parts.append(kernel.note)
+    return "; ".join(parts)
+
+
+def neighbour_metrics(context: _Context) -> Iterator[Metric]:
+    """Precision, recall, density and coverage."""
+    compared = context.compared
     for k in (K_STUDENT, K_PAPER):
-        above = np.mean([found.values["precision", k] for found in fewer]) > photos.values["precision", k]
-        add_comparison("precision", "precision", "higher", k, note=ABOVE_CEILING if above else None)
-        add_comparison("recall", "recall", "higher", k)
+        precision, _ = mean_and_std([found.values["precision", k] for found in compared.fewer])
+        ceiling = compared.photos.values["precision", k]
+        above = precision is not None and ceiling is not None and precision > ceiling
+        yield context.comparison("precision", "precision", "higher", k, note=ABOVE_CEILING if above else None)
+        yield context.comparison("recall", "recall", "higher", k)
     for name in ("precision", "recall"):
-        add_ratio(name, f"{name}, k={K_STUDENT}", "higher", K_STUDENT)
-    add_comparison("density", "density", "near real photos", K_COVERAGE)
-    add_comparison("coverage", "coverage", "higher", K_COVERAGE)
+        yield from context.ratio(name, name, "higher", K_STUDENT)
+    yield context.comparison("density", "density", "near real photos", K_COVERAGE)
+    yield context.comparison("coverage", "coverage", "higher", K_COVERAGE)
 
-    if draws[0].labels:
-        held_out = share_recognised(reference, reference.validation)
-        add(
-            "faithfulness",
-            "drawn as asked",
-            "higher",
-            [share_recognised(reference, draw) for draw in draws],
-            n_real=len(reference.train),
-            real_photos={"n": len(reference.validation), "value": held_out},
-            note="share of samples in which a linear probe, fitted to training photos, sees the class of the prompt",
-        )
 
+def prompt_accuracy(context: _Context) -> Metric:
+    """How often a probe assigns samples to the class of their prompt."""
+    reference = context.reference
+    return context.metric(
+        "prompt_accuracy",
+        "prompt accuracy",
+        "higher",
+        [share_recognised(reference, samples) for samples in context.sample_sets],
+        n_real=len(reference.train),
+        real_photos=RealPhotos(len(reference.validation), share_recognised(reference, reference.validation)),
+        note="share of samples that a linear probe, fitted to training photos, assigns to the class of the prompt",
+    )
+
+
+def memorisation_metrics(context: _Context) -> Iterator[Metric]:
+    """How close samples come to training photos, beside held-out photos."""
+    reference = context.reference
     gap = reference.radii[:, 0] if reference.split == "train" else None
-    copies = [
-        memorisation(reference.train.features, reference.validation.features, draw.features, gap, reference.state)
-        for draw in draws
-    ]
-    for name, label, expected, note in (
-        (
-            "nearer_than_held_out",
-            "nearer to training",
-            0.5,
-            "chance that a sample lies nearer to its nearest training photo than a held-out photo does",
-        ),
-        (
-            "median_distance",
-            "distance to training",
-            1.0,
-            "median distance of samples to the nearest training photo, over that of held-out photos",
-        ),
-        (
-            "nearer_than_closest_percent",
-            "nearest hundredth",
-            0.01,
-            "share of samples nearer to a training photo than all but the nearest hundredth of held-out photos",
-        ),
-        (
-            "authpct",
-            "AuthPct",
-            copies[0].held_out_authpct,
-            "percent of samples farther from their nearest training photo than that is from its own nearest",
-        ),
-    ):
-        add(
+    train, held_out = reference.train.features, reference.validation.features
+    copies = [memorisation(train, held_out, samples.features, gap, reference.state) for samples in context.sample_sets]
+    for name, label, expected, note in memorisation_rows(copies[0]):
+        yield context.metric(
             name,
             label,
             "near real photos",
             [getattr(copy, name) for copy in copies],
             n_real=len(reference.train),
-            real_photos={"n": len(reference.validation), "value": expected},
+            real_photos=RealPhotos(len(reference.validation), expected),
             note=note,
         )
-    curve = asdict(whole[0].curve) | {"real_photos": asdict(photos.curve)}
-    return {"metrics": metrics, "fd_curve": curve, "per_class": per_class(reference, draws)}
 
 
-def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
-    """Over repeated draws; one draw has no standard deviation."""
-    return {
-        "value": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-    }
+def memorisation_rows(found: Memorisation) -> Iterator[tuple[str, str, float, str]]:
+    """Field of `Memorisation`, label, what held-out photos score, and how to read it."""
+    yield (
+        "nearer_than_held_out",
+        "nearer to training",
+        0.5,
+        "probability that a sample is nearer to its nearest training photo than a held-out photo is to its own",
+    )
+    yield (
+        "median_distance",
+        "distance to training",
+        1.0,
+        "median distance of samples to the nearest training photo, over that of held-out photos",
+    )
+    yield (
+        "nearer_than_closest_percent",
+        "nearest hundredth",
+        0.01,
+        "share of samples nearer to a training photo than all but the nearest hundredth of held-out photos",
+    )
+    yield (
+        "authpct",
+        "AuthPct",
+        found.held_out_authpct,
+        "percentage of samples farther from their nearest training photo than that photo is from its own nearest",
+    )
+
+
+def mean_and_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Over the sample sets: a single one has no standard deviation; None where a value is missing or not finite."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if len(finite) < len(values):
+        return None, None
+    return float(np.mean(finite)), float(np.std(finite, ddof=1)) if len(finite) > 1 else None
 
 
 def small_sample_note(extractor: str, n: int, dim: int) -> str | None:
     """What must be said of a Frechet distance of n samples with features of `dim` numbers."""
     if extractor == "inception" and n < INCEPTION_MINIMUM:
-        return f"fewer than {INCEPTION_MINIMUM:,} samples: an FID this small in N is mostly bias; read the KID"
+        return f"fewer than {INCEPTION_MINIMUM:,} samples: an FID of so few is mostly bias; read the KID"
     if n <= dim:
         return f"no more samples than the features' {dim} dimensions: mostly bias; read the kernel distance"
     return None
 
 
-def share_recognised(reference: Reference, photos: Photos) -> float:
-    predicted = reference.probe.predict(photos.features.cpu())
-    return sum(guess == label for guess, label in zip(predicted, photos.labels, strict=True)) / len(photos)
+# --- classes ---------------------------------------------------------------------------------------------------------
 
 
-def per_class(reference: Reference, draws: Sequence[Photos]) -> list[dict] | None:
-    """Per class, over all draws: how many samples the probe recognises, and what it takes most of the others for."""
-    if not draws[0].labels:
+def share_recognised(reference: Reference, images: FeatureSet) -> float:
+    """Share of images that the probe assigns to their class."""
+    predicted = reference.probe.predict(images.features.cpu())
+    return sum(guess == label for guess, label in zip(predicted, images.labels or (), strict=True)) / len(images)
+
+
+def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[ClassResult] | None:
+    """Per class, over all sample sets: the share that the probe assigns to it, and the most frequent mistake."""
+    labels = [label for samples in sample_sets for label in samples.labels or ()]
+    if not labels:
         return None
-    labels = [label for draw in draws for label in draw.labels]
-    predicted = [guess for draw in draws for guess in reference.probe.predict(draw.features.cpu())]
-    samples = accuracy(predicted, labels)
-    held_out = accuracy(reference.probe.predict(reference.validation.features.cpu()), reference.validation.labels)
+    predicted = [guess for samples in sample_sets for guess in reference.probe.predict(samples.features.cpu())]
+    validation = reference.validation
+    held_out = accuracy(reference.probe.predict(validation.features.cpu()), validation.labels or ())
     found = []
-    for label, share in samples.items():
+    for label, share in accuracy(predicted, labels).items():
         mistakes = Counter(
             guess for guess, asked in zip(predicted, labels, strict=True) if asked == label and guess != label
         )
-        found.append(
-            {
-                "label": label,
-                "n_generated": labels.count(label),
-                "recognised": share,
-                "recognised_held_out": held_out.get(label),
-                "mistaken_for": mistakes.most_common(1)[0][0] if mistakes else None,
-            }
-        )
+        most_frequent = mistakes.most_common(1)[0][0] if mistakes else None
+        found.append(ClassResult(label, labels.count(label), share, held_out.get(label), most_frequent))
     return found
-
-
-def environment() -> dict[str, str]:
-    libraries = ("torch", "diffusers", "transformers", "clean-fid", "numpy", "pillow")
-    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
-
-
-def table(results: dict) -> str:
-    """`results` for a person to read."""
-    metrics = results["metrics"]
-    first = metrics[0]
-    n_equal = first["real_photos"]["n"]
-    extractor, data, model = results["extractor"], results["data"], results["model"]
-    lines = [
-        f"{model['name']} against {first['n_real']:,} photos of {data['name']} ({data['reference']})",
-        f"features: {extractor['name']}, weights {extractor['weights_digest'][:12]}, {extractor['resize']}",
-        sampling_line(results),
-        *size_warning(results),
-        "",
-    ]
-    rows = [("", f"N={first['n_generated']:,}", f"N={n_equal:,}", f"real, N={n_equal:,}", "better")]
-    for record in metrics:
-        same_n, real = record["same_n"], record["real_photos"]
-        value = number(record["value"], record["std"])
-        of_all = record["n_generated"] == first["n_generated"]
-        rows.append(
-            (
-                record["label"],
-                value if of_all else "",
-                number(same_n["value"], same_n["std"]) if same_n else ("" if of_all else value),
-                (number(real["value"]) + ("" if real["n"] == n_equal else f" (N={real['n']:,})")) if real else "",
-                record["better"],
-            )
-        )
-    if n_equal == first["n_generated"]:
-        rows = [row[:2] + row[3:] for row in rows]
-    lines += align(rows)
-    lines += [f"  {record['label']}: {record['note']}" for record in metrics if record["note"]]
-    if results["per_class"]:
-        rows = [("class", "samples", "drawn as asked", "held-out photos", "most taken for")]
-        for found in results["per_class"]:
-            shares = (found["recognised"], found["recognised_held_out"])
-            shares = ["" if share is None else f"{share:.0%}" for share in shares]
-            rows.append((found["label"], f"{found['n_generated']:,}", *shares, found["mistaken_for"] or ""))
-        lines += ["", *align(rows)]
-    if results["sweep"]:
-        lines += ["", *align(sweep_rows(results["sweep"]))]
-    if results["autoencoder"]:
-        lines += ["", *align(autoencoder_rows(results["autoencoder"]))]
-    return "\n".join(lines)
-
-
-def sampling_line(results: dict) -> str:
-    sampling, repeats = results["sampling"], results["metrics"][0]["repeats"]
-    if not sampling:
-        return "samples: a folder of pictures"
-    return (
-        f"samples: {sampling['num_inference_steps']} steps of {sampling['scheduler']}, guidance "
-        f"{sampling['guidance_scale']:g}, seed {sampling['seed']}, classes by {sampling['class_mix']}, "
-        + ("1 draw" if repeats == 1 else f"{repeats} draws, mean ± standard deviation")
-    )
-
-
-def size_warning(results: dict) -> list[str]:
-    sampling, photos = results["sampling"], results["data"]["image_size"]
-    if not sampling or sampling["image_size"] == photos:
-        return []
-    return [
-        f"samples have {sampling['image_size']} px and photos {photos} px: part of every distance is the size alone"
-    ]
-
-
-def sweep_rows(sweep: dict) -> list[tuple[str, ...]]:
-    labels = [record["label"] for record in sweep["points"][0]["metrics"]]
-    rows = [(sweep["parameter"], *(f"{point['value']:g}" for point in sweep["points"]))]
-    for i, label in enumerate(labels):
-        records = [point["metrics"][i] for point in sweep["points"]]
-        rows.append((label, *(number(record["value"], record["std"]) for record in records)))
-    return rows
-
-
-def autoencoder_rows(found: dict) -> list[tuple[str, ...]]:
-    n, labels = f"{found['n']:,}", found["labels"]
-    lpips = number(found["lpips"]) if found["lpips"] is not None else "not measured: give --perceptual_weights FILE"
-    distance = number(found["frechet_distance"]) + (f" ({found['note']})" if found["note"] else "")
-    return [
-        ("autoencoder", f"reconstructions of held-out photos, N={n}", f"the photos, N={n}"),
-        ("PSNR, dB", number(found["psnr"]), ""),
-        ("LPIPS (squeezenet)", lpips, ""),
-        (f"{labels['frechet_distance']} to the photos", distance, ""),
-        (f"{labels['kernel_distance']} to the photos", number(found["kernel_distance"]), ""),
-        ("recognised by the probe", number(found["recognised"]), number(found["recognised_photos"])),
-    ]
-
-
-def number(value: float, std: float | None = None) -> str:
-    return f"{value:.4g}" + (f" ± {std:.2g}" if std is not None else "")
-
-
-def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns under each other, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]

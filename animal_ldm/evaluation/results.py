@@ -1,11 +1,13 @@
 """The schema of `results.json`: what an evaluation found, and all that is needed to read its numbers.
 
 Dataclasses are the schema. `Results.write` and `read_results` are the only ways to and from the file; files of
-earlier schema versions are converted when they are read.
+earlier schema versions are converted when they are read. What could not be measured is None, with the reason in a
+note; NaN and infinity, which are not JSON, are never written.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..files import write_json
+from ..files import write_text
 from ..sampling import Sampling
 
 SCHEMA_VERSION = 2
@@ -99,7 +101,7 @@ class RealPhotos:
     """The score of real photos of the other split, in place of samples: floor of a distance, ceiling of the rest."""
 
     n: int
-    value: float
+    value: float | None  # None: not measured
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class SameN:
     """The score of the samples, no more of them than there are of those photos."""
 
     n: int
-    value: float
+    value: float | None  # None: not measured
     std: float | None
 
 
@@ -132,7 +134,7 @@ class Metric:
 
     name: str
     label: str  # for tables; "FID" and "KID" with Inception's features only
-    value: float  # mean over the sample sets
+    value: float | None  # mean over the sample sets; None: not measured, `note` says why
     std: float | None  # standard deviation over the sample sets; None for a single one
     better: Better
     repeats: int  # number of sample sets
@@ -146,16 +148,23 @@ class Metric:
     same_n: SameN | None = None
     note: str | None = None  # how to read the number
     subsets: Subsets | None = None  # of kernel_distance only
+    standard_error: float | None = None  # of the first sample set's value, where the method gives one
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Frechet distance against the number of samples, and its extrapolation to infinitely many."""
+    """Frechet distance against the number N of samples, and its extrapolation to infinitely many.
 
-    value: float  # extrapolated
-    slope: float  # of the distance over 1 / N
+    The fit is value + slope / N + curvature / N^2, in version 1 a straight line over 1 / N.
+    """
+
+    value: float | None  # extrapolated; None: not measured, `note` says why
+    slope: float | None
     sizes: list[int]
-    distances: list[float]
+    distances: list[float]  # at `sizes`
+    curvature: float | None = None  # None for a straight line
+    standard_error: float | None = None  # of `value`
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,20 +234,32 @@ class Results:
         return next((metric for metric in self.metrics if (metric.name, metric.k) == (name, k)), None)
 
     def write(self, path: str | Path) -> None:
-        """Write `results.json`, whole or not at all."""
-        write_json(path, asdict(self))
+        """Write `results.json`, whole or not at all.
+
+        Raises:
+            ValueError: a number is NaN or infinite, which JSON cannot hold.
+        """
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(path, text + "\n")
 
     def check(self) -> None:
         """Refuse results that could mislead.
 
         Raises:
-            InputError: a number is not finite, or a distance over other features than Inception's is called FID or KID.
+            InputError: a value is missing without a note that says why, or not finite, or a distance over other
+                features than Inception's is called FID or KID.
         """
         for metric in self.metrics:
-            numbers = [metric.value, *(part.value for part in (metric.real_photos, metric.same_n) if part)]
-            if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-                raise InputError(f"results.json lists {metric.label}, but its value is not a finite number: {numbers}.")
-            if not metric.extractor.is_inception and any(word in ("FID", "KID") for word in metric.label.split()):
+            if metric.value is None and not metric.note:
+                raise InputError(
+                    f"results.json lists {metric.label}, but neither its value nor a note that says why it was not"
+                    " measured. Evaluate the model again."
+                )
+            parts = (metric, metric.real_photos, metric.same_n)
+            values = [part.value for part in parts if part and part.value is not None]
+            if not all(map(math.isfinite, values)):
+                raise InputError(f"results.json lists {metric.label}, but its value is not a finite number: {values}.")
+            if not metric.extractor.is_inception and re.search(r"\b[FK]ID\b", metric.label):
                 raise InputError(
                     f"results.json calls a distance over features of {metric.extractor.name} {metric.label}; only"
                     " Inception's features give an FID or a KID. Evaluate the model again."
@@ -253,12 +274,15 @@ def read_results(path: str | Path) -> Results:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Files of version 1 may hold NaN and infinity: nothing was measured there.
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
         version = content["schema_version"]
     except FileNotFoundError as error:
         raise InputError(f"{path} not found; expected a folder that `animal-ldm evaluate` wrote.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a results.json of `animal-ldm evaluate`; evaluate the model again.") from error
+        raise InputError(
+            f"{path} is not a results.json of `animal-ldm evaluate`; evaluate the model again."
+        ) from error
     if version not in (1, SCHEMA_VERSION):
         raise InputError(
             f"{path} has schema version {version}; expected 1 to {SCHEMA_VERSION}. Evaluate the model again with this"
@@ -275,12 +299,13 @@ def parse(kind: Any, value: Any) -> Any:
 
     Raises:
         KeyError: a field without a default is missing.
-        TypeError: a value has the wrong type.
+        TypeError, ValueError: a value has the wrong type or is not one of those allowed.
     """
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         present = [field.name for field in fields(kind) if field.name in value]
-        return kind(**{name: parse(hints[name], value[name]) for name in present})
+        constructor: Any = kind
+        return constructor(**{name: parse(hints[name], value[name]) for name in present})
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return None if value is None else parse(next(part for part in arguments if part is not type(None)), value)
@@ -292,9 +317,13 @@ def parse(kind: Any, value: Any) -> Any:
         return {name: parse(arguments[1], part) for name, part in value.items()}
     if hasattr(kind, "__metadata__"):  # Annotated
         return parse(kind.__origin__, value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"expected one of {', '.join(map(repr, arguments))}, found {value!r}")
+        return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if origin is not Literal and not isinstance(value, kind):
+    if not isinstance(value, kind):
         raise TypeError(f"expected {kind.__name__}, found {value!r}")
     return value
 

@@ -13,8 +13,10 @@ CLASSES = {"lion": (200, 150, 60), "polar bear": (230, 230, 240), "zebra": (90, 
 
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory):
-    """A user's cache of their own, so that the tests neither read nor fill the real one."""
+    """A separate cache, so that the tests neither read nor fill that of the user."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HOME", raising=False)
+        patch.delenv("ANIMAL_LDM_CACHE", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
@@ -79,3 +81,16 @@ def prepared(tmp_path_factory):
                 lines.append(json.dumps({"file_name": name, "text": f"a {label}", "label": label}))
         (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture
+def image_folders(tmp_path):
+    """Two folders of noise, of unlike sizes, as clean-fid reads them."""
+    rng = np.random.default_rng(0)
+    for name, level in (("real", 100), ("fake", 140)):
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            size = (24, 24) if i % 2 else (40, 30)
+            noise = np.clip(rng.normal(level, 60, (*size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{i:02d}.png")
+    return tmp_path / "real", tmp_path / "fake"

@@ -1,5 +1,6 @@
-"""The command on a tiny pipeline: every number with its context, pictures, resuming, and what it refuses."""
+"""The command on a tiny pipeline: every number with its context, plots, resuming, and what it refuses."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,13 +14,12 @@ import torch
 from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline
+from animal_ldm.commands.evaluate import main, parse_sweep
 from animal_ldm.data.prepared import load_split
 from animal_ldm.errors import InputError
-from animal_ldm.evaluation import draw
-from animal_ldm.evaluation.evaluate import main, quick_report, sweep_values
-from animal_ldm.evaluation.features import load_extractor
+from animal_ldm.evaluation import extractors, samples
 from animal_ldm.evaluation.images import images_of_split
-from animal_ldm.evaluation.metrics import kernel_distance
+from animal_ldm.evaluation.results import read_results
 from animal_ldm.perceptual import PerceptualDistance
 
 
@@ -33,7 +33,9 @@ def run(prepared, tiny_resnet, tmp_path, capsys):
         fixed = ["--data", str(prepared), "--out", str(out), "--workers", "0", "--device", "cpu"]
         fixed += ["--extractor", str(tiny_resnet)]
         main([str(model), *fixed, *more])
-        return json.loads((out / "results.json").read_text()), out, capsys.readouterr().out
+        results = read_results(out / "results.json")
+        results.check()
+        return results, out, capsys.readouterr().out
 
     return call
 
@@ -42,46 +44,51 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     results, out, printed = run(
         tiny_pipeline_folder, "-n", "30", "--steps", "2", "--repeats", "2", "--sweep", "guidance_scale=1,3"
     )
-    assert results["schema_version"] == 1
-    assert results["data"]["photos"] == {"train": 60, "validation": 27}
-    assert results["sampling"]["prompts"]["polar bear"] == "a polar bear"
-    assert results["sampling"]["guidance_scale"] == 3
-    assert results["sampling"]["num_inference_steps"] == 2
-    names = [(record["name"], record["k"]) for record in results["metrics"]]
+    assert results.schema_version == 2
+    assert results.data.photos == {"train": 60, "validation": 27}
+    assert results.sampling.prompts["polar bear"] == "a polar bear"
+    assert results.sampling.guidance_scale == 3
+    assert results.sampling.num_inference_steps == 2
+    names = [(metric.name, metric.k) for metric in results.metrics]
     assert len(names) == len(set(names)) >= 14
-    for record in results["metrics"]:
-        assert record["n_generated"] == (27 if record["name"].endswith("_ratio") else 30)
-        assert record["n_real"] == 60
-        assert record["seed"] == 423432
-        assert record["repeats"] == 2
-        assert record["std"] is not None
-        assert record["real_photos"]["n"] == 27
-        assert record["sampling"]["guidance_scale"] == 3
-        assert record["extractor"] == results["extractor"]
-        assert set(record["extractor"]) == {"name", "weights_digest", "resize"}
-    first = results["metrics"][0]
-    assert first["label"] == "FD (tiny-resnet)"
-    assert first["note"] is None
-    assert first["real_photos"]["n"] == first["same_n"]["n"] == 27
-    assert first["real_photos"]["value"] < first["value"]  # real photos beat an untrained model
-    assert [point["value"] for point in results["sweep"]["points"]] == [1, 3]
-    assert results["sweep"]["points"][1]["metrics"] == results["metrics"]
-    assert results["sweep"]["points"][0]["metrics"][0]["sampling"]["guidance_scale"] == 1
-    assert results["fd_curve"]["real_photos"]["sizes"][-1] == 27
-    kernel = next(record for record in results["metrics"] if record["name"] == "kernel_distance")
-    assert (kernel["subsets"]["number"], kernel["subsets"]["size"]) == (100, 30)
-    assert kernel["subsets"]["std"] > 0
-    assert {found["label"] for found in results["per_class"]} == {"lion", "polar bear", "zebra"}
-    assert sum(found["n_generated"] for found in results["per_class"]) == 60
-    pictures = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png"}
-    assert pictures < {path.name for path in out.iterdir()}
+    for metric in results.metrics:
+        assert metric.n_generated == (27 if metric.name.endswith("_ratio") else 30)
+        assert metric.n_real == 60
+        assert metric.seed == 423432
+        assert metric.repeats == 2
+        assert (metric.std is None) == (metric.name == "frechet_distance_infinity")
+        assert metric.real_photos.n == 27
+        assert metric.sampling.guidance_scale == 3
+        assert metric.extractor == results.extractor
+    stored = json.loads((out / "results.json").read_text())
+    assert set(stored["metrics"][0]["extractor"]) == {"name", "weights_digest", "resize"}
+    first = results.metrics[0]
+    assert first.label == "FD (tiny-resnet)"
+    assert first.note is None
+    assert first.real_photos.n == first.same_n.n == 27
+    assert first.real_photos.value < first.value  # real photos beat an untrained model
+    assert [point.value for point in results.sweep.points] == [1, 3]
+    assert results.sweep.points[1].metrics == results.metrics
+    assert results.sweep.points[0].metrics[0].sampling.guidance_scale == 1
+    assert results.fd_curves.real_photos.sizes[-1] == 27
+    assert results.find("frechet_distance_infinity").value is None  # 30 samples are too few for 12 features
+    assert "not measured: 30 samples" in printed
+    kernel = results.find("kernel_distance")
+    assert (kernel.subsets.number, kernel.subsets.size) == (100, 30)
+    assert kernel.subsets.std > 0
+    assert {found.label for found in results.per_class} == {"lion", "polar bear", "zebra"}
+    assert sum(found.n_generated for found in results.per_class) == 60
+    plots = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png"}
+    assert plots < {path.name for path in out.iterdir()}
     assert "FID" not in printed
     for text in (
         "FD (tiny-resnet)",
         "precision, k=10",
         "N=27",
-        "2 draws, mean ± standard deviation",
+        "2 sample sets, mean ± standard deviation",
         "guidance_scale",
+        "prompt accuracy",
+        "most often mistaken for",
     ):
         assert text in printed
 
@@ -89,104 +96,101 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
 def test_ratios_are_of_equal_n(run, tiny_pipeline_folder):
     """Samples over held-out photos, both against the same reference and as many of the one as of the other."""
     results, _, printed = run(tiny_pipeline_folder, "-n", "40", "--steps", "1")
-    found = {(record["name"], record["k"]): record for record in results["metrics"]}
     for name, k in (("frechet_distance", None), ("precision", 10), ("recall", 10)):
-        whole, ratio = found[name, k], found[f"{name}_ratio", k]
-        assert ratio["n_generated"] == whole["same_n"]["n"] == whole["real_photos"]["n"] == 27
-        assert ratio["value"] == pytest.approx(whole["same_n"]["value"] / whole["real_photos"]["value"])
+        whole, ratio = results.find(name, k), results.find(f"{name}_ratio", k)
+        assert ratio.n_generated == whole.same_n.n == whole.real_photos.n == 27
+        assert ratio.value == pytest.approx(whole.same_n.value / whole.real_photos.value)
     # an untrained model: far from the photos, and that many are far more than the bias of few
-    assert found["frechet_distance_ratio", None]["value"] > 2
+    assert results.find("frechet_distance_ratio").value > 2
     (line,) = (line for line in printed.splitlines() if line.startswith("FD (tiny-resnet) / real photos'"))
     # in the column of the equal N, the column of all samples empty
     header = next(line for line in printed.splitlines() if "N=40" in line)
     assert not line[: header.index("N=40") + 4].removeprefix("FD (tiny-resnet) / real photos'").strip()
 
 
-def test_second_run_draws_nothing_and_finds_the_same(run, tiny_pipeline_folder, monkeypatch):
+def test_second_run_samples_nothing_and_finds_the_same(run, tiny_pipeline_folder, monkeypatch):
     first, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2")
-    monkeypatch.setattr(draw, "save_whole", lambda *_: pytest.fail("a picture was drawn again"))
+    monkeypatch.setattr(samples, "whole_file", lambda *_: pytest.fail("an image was sampled again"))
     assert run(tiny_pipeline_folder, "-n", "20", "--steps", "2")[0] == first
 
 
 @pytest.mark.slow
 def test_two_processes_find_the_same(run, tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):
-    expected, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2", "--reconstructions")
+    expected, *_ = run(tiny_pipeline_folder, "-n", "50", "--steps", "2", "--reconstructions")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "animal_ldm.evaluation.evaluate", tiny_pipeline_folder, "--data", str(prepared)]
+    command += ["-m", "animal_ldm", "evaluate", tiny_pipeline_folder, "--data", str(prepared)]
     command += ["--extractor", str(tiny_resnet), "--out", str(tmp_path / "two"), "--workers", "0", "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ANIMAL_LDM_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        [*command, "-n", "20", "--steps", "2", "--reconstructions"],
+        [*command, "-n", "50", "--steps", "2", "--reconstructions"],
         env=environment,
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("FD (tiny-resnet), N→∞") == 1  # the first process alone prints
-    found = json.loads((tmp_path / "two" / "results.json").read_text())
-    for one, two in zip(expected["metrics"], found["metrics"], strict=True):
-        assert two["value"] == pytest.approx(one["value"], rel=1e-3, abs=1e-6)
-    for name in ("psnr", "frechet_distance", "recognised"):
-        assert found["autoencoder"][name] == pytest.approx(expected["autoencoder"][name], rel=1e-3)
+    assert done.stdout.count("FD (tiny-resnet) / real photos'") == 1  # the first process alone prints
+    found = read_results(tmp_path / "two" / "results.json")
+    for one, two in zip(expected.metrics, found.metrics, strict=True):
+        assert two.value == pytest.approx(one.value, rel=1e-3, abs=1e-6)
+    for name in ("psnr", "frechet_distance", "probe_accuracy"):
+        assert getattr(found.autoencoder, name) == pytest.approx(getattr(expected.autoencoder, name), rel=1e-3)
 
 
 def test_class_mix(run, tiny_pipeline_folder):
     results, *_ = run(tiny_pipeline_folder, "-n", "30", "--steps", "1", "--class_mix", "balanced")
-    assert [found["n_generated"] for found in results["per_class"]] == [10, 10, 10]
+    assert [found.n_generated for found in results.per_class] == [10, 10, 10]
     results, *_ = run(tiny_pipeline_folder, "-n", "30", "--steps", "1")
-    assert [found["n_generated"] for found in results["per_class"]] == [15, 10, 5]
+    assert [found.n_generated for found in results.per_class] == [15, 10, 5]
 
 
 def test_validation_photos_as_reference(run, tiny_pipeline_folder):
     results, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "1", "--split", "validation")
-    first = results["metrics"][0]
-    assert first["n_real"] == 27
-    assert first["real_photos"]["n"] == 20
-    found = {record["name"]: record for record in results["metrics"]}
-    assert found["authpct"]["n_real"] == 60  # copies are looked for among the training photos all the same
+    first = results.metrics[0]
+    assert first.n_real == 27
+    assert first.real_photos.n == 20
+    assert results.find("authpct").n_real == 60  # copies are looked for among the training photos all the same
 
 
 def test_real_photos_as_samples_score_like_real_photos(run, prepared):
     """The held-out photos in the samples' place reach floor and ceiling themselves."""
     results, *_ = run(prepared / "validation", "-n", "27")
-    found = {(record["name"], record["k"]): record for record in results["metrics"]}
-    assert results["sampling"] is None
-    assert found["faithfulness", None]["value"] == found["faithfulness", None]["real_photos"]["value"] > 0.9
-    assert found["nearer_than_held_out", None]["value"] == 0.5
-    assert found["median_distance", None]["value"] == 1
-    assert found["frechet_distance_ratio", None]["value"] == pytest.approx(1)
-    assert found["precision_ratio", 10]["value"] == found["recall_ratio", 10]["value"] == 1
+    assert results.sampling is None
+    accuracy = results.find("prompt_accuracy")
+    assert accuracy.value == accuracy.real_photos.value > 0.9
+    assert results.find("nearer_than_held_out").value == 0.5
+    assert results.find("median_distance").value == 1
+    assert results.find("frechet_distance_ratio").value == pytest.approx(1)
+    assert results.find("precision_ratio", 10).value == results.find("recall_ratio", 10).value == 1
     for name in ("precision", "recall"):
-        assert found[name, 3]["value"] == found[name, 3]["real_photos"]["value"]
-    assert results["fd_curve"]["sizes"][-1] == 27
+        assert results.find(name, 3).value == results.find(name, 3).real_photos.value
+    assert results.fd_curves.samples.sizes[-1] == 27
 
 
 def test_copies_of_training_photos_are_reported(run, prepared):
     results, *_ = run(prepared / "train", "-n", "30")
-    found = {record["name"]: record["value"] for record in results["metrics"]}
-    assert found["nearer_than_held_out"] == 1
-    assert found["median_distance"] == 0
-    assert found["authpct"] == 0
+    assert results.find("nearer_than_held_out").value == 1
+    assert results.find("median_distance").value == 0
+    assert results.find("authpct").value == 0
 
 
 def test_reconstructions(run, tiny_pipeline_folder):
     results, out, printed = run(tiny_pipeline_folder, "-n", "12", "--steps", "1", "--reconstructions")
-    found = results["autoencoder"]
-    assert found["n"] == 27
-    assert 0 < found["psnr"] < 30
-    assert found["frechet_distance"] > 0
-    assert found["recognised_photos"] > 0.9
-    assert found["lpips"] is None
+    found = results.autoencoder
+    assert found.n == 27
+    assert 0 < found.psnr < 30
+    assert found.frechet_distance > 0
+    assert found.probe_accuracy_photos > 0.9
+    assert found.lpips is None
     assert len(list((out / "reconstructions").rglob("*.png"))) == 27
     assert "PSNR" in printed
     assert "LPIPS (squeezenet)" in printed
-    assert "not measured: give --perceptual_weights FILE" in printed
+    assert "not measured: pass --squeezenet_weights FILE" in printed
 
 
 @pytest.fixture(scope="module")
 def larger_photos(prepared, tmp_path_factory):
-    """`prepared` at 48 px: SqueezeNet, and with it LPIPS, sees nothing in 16."""
+    """`prepared` at 48 px: 16 are too few for SqueezeNet, and with it LPIPS."""
     folder = tmp_path_factory.mktemp("larger") / "prepared"
     shutil.copytree(prepared, folder)
     for path in folder.rglob("*.png"):
@@ -203,72 +207,34 @@ def test_psnr_and_lpips_of_reconstructions(
     common += ["--out", str(tmp_path), "--batch_size", "5", "--reconstructions"]
     extractors = {
         "squeezenet": ["--extractor", "squeezenet", "--extractor_weights", str(squeezenet_weights)],
-        "another": ["--extractor", str(tiny_resnet), "--perceptual_weights", str(squeezenet_weights)],
+        "another": ["--extractor", str(tiny_resnet), "--squeezenet_weights", str(squeezenet_weights)],
     }
     main([tiny_pipeline_folder, *common, *extractors[extractor]])
-    found = json.loads((tmp_path / "results.json").read_text())["autoencoder"]
+    found = read_results(tmp_path / "results.json").autoencoder
     photos = images_of_split(load_split(larger_photos, "validation"))
     images = torch.stack([torch.tensor(photos[i]) for i in range(len(photos))]).permute(0, 3, 1, 2) / 127.5 - 1
     vae = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder).vae
     with torch.no_grad():
         decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
-        decoded = ((decoded + 1) * 127.5).round() / 127.5 - 1  # as a picture
+        decoded = ((decoded + 1) * 127.5).round() / 127.5 - 1  # as an image
         lpips = PerceptualDistance(squeezenet_weights)(images, decoded).mean()
     psnr = 10 * torch.log10(4 / (images - decoded).square().mean((1, 2, 3))).mean()
-    assert found["n"] == 27
-    assert found["lpips"] == pytest.approx(float(lpips), rel=1e-3)
-    assert found["psnr"] == pytest.approx(float(psnr), rel=1e-3)
+    assert found.n == 27
+    assert found.lpips == pytest.approx(float(lpips), rel=1e-3)
+    assert found.psnr == pytest.approx(float(psnr), rel=1e-3)
 
 
 def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_stand_in, tmp_path, monkeypatch, capsys):
-    """Everything but the digest: with Inception's weights the distance is an FID, and an N of 20 is no good for it."""
-    import hashlib
-
-    from animal_ldm.evaluation import features
-
+    """Everything but the digest: with Inception's weights the distance is an FID, and 20 samples are too few."""
     digest = hashlib.sha256(inception_stand_in.read_bytes()).hexdigest()
-    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", digest)
     common = ["--data", str(prepared), "--out", str(tmp_path), "--workers", "0", "--device", "cpu", "-n", "20"]
     main([str(prepared / "validation"), *common, "--inception_weights", str(inception_stand_in)])
-    first = json.loads((tmp_path / "results.json").read_text())["metrics"][0]
-    assert first["label"] == "FID"
-    assert "fewer than 2,048 samples" in first["note"]
-    assert first["extractor"]["weights_digest"] == digest
+    first = read_results(tmp_path / "results.json").metrics[0]
+    assert first.label == "FID"
+    assert "fewer than 2,048 samples" in first.note
+    assert first.extractor.weights_digest == digest
     assert "fewer than 2,048 samples" in capsys.readouterr().out
-
-
-def test_quick_fid_of_few_samples_is_labelled(
-    tiny_pipeline_folder, prepared, inception_stand_in, tmp_path, monkeypatch
-):
-    import hashlib
-
-    from animal_ldm.evaluation import features
-
-    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_stand_in.read_bytes()).hexdigest())
-    pipeline = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder)
-    extractor = load_extractor("inception", inception_stand_in)
-    found = quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, draw.Sampling(num_inference_steps=1))
-    assert found["labels"]["frechet_distance"] == "FID"
-    assert "fewer than 2,048 samples" in found["note"]
-
-
-def test_quick_report(tiny_pipeline_folder, prepared, tiny_resnet, tmp_path):
-    pipeline = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder)
-    extractor = load_extractor(str(tiny_resnet))
-    sampling = draw.Sampling(num_inference_steps=2)
-    found = quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, sampling)
-    assert (found["split"], found["n_generated"], found["n_real"]) == ("validation", 12, 27)
-    assert found["labels"]["kernel_distance"] == "KD (tiny-resnet)"
-    assert found == quick_report(pipeline, prepared, 12, extractor, 5, tmp_path, sampling)
-    assert not list(tmp_path.rglob("*.png"))
-
-    from animal_ldm.evaluation.evaluate import load_reference
-    from animal_ldm.evaluation.features import extract
-
-    labels = draw.classes_of_samples({"lion": 12, "polar bear": 9, "zebra": 6}, 12)
-    fake = extract(draw.draw(pipeline, labels, sampling, 5, tmp_path), extractor)
-    _, reference = load_reference(prepared, extractor, "validation")
-    assert found["kernel_distance"] == kernel_distance(reference.photos.features, fake, seed=5).mean
 
 
 # Refusals
@@ -279,21 +245,40 @@ def test_too_few_samples(run, tiny_pipeline_folder):
         run(tiny_pipeline_folder, "-n", "5")
 
 
-@pytest.mark.parametrize("sweep", ["guidance=1,2", "guidance_scale", "guidance_scale=1,x", "num_inference_steps=2.5"])
+@pytest.mark.parametrize(
+    "sweep", ["guidance=1,2", "guidance_scale", "guidance_scale=1,x", "guidance_scale=nan", "num_inference_steps=2.5"]
+)
 def test_sweeps_that_mean_nothing(sweep):
     with pytest.raises(InputError, match="--sweep must be"):
-        sweep_values(sweep)
+        parse_sweep(sweep)
 
 
-def test_folder_of_pictures_cannot_be_drawn_from(run, tmp_path):
+def test_a_folder_of_images_makes_no_new_samples(run, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="need a pipeline"):
         run(tmp_path, "--repeats", "2")
 
 
-def test_dataset_that_is_none(tiny_pipeline_folder, tmp_path, tiny_resnet):
-    with pytest.raises(InputError, match="expected a prepared dataset"):
+def test_a_folder_that_is_not_a_dataset(tiny_pipeline_folder, tmp_path, tiny_resnet):
+    with pytest.raises(InputError, match="prepared dataset"):
         main([tiny_pipeline_folder, "--data", str(tmp_path), "--extractor", str(tiny_resnet), "--device", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--repeats", "0"),
+        ("--batch_size", "0"),
+        ("--workers", "-1"),
+        ("--steps", "0"),
+        ("--guidance_scale", "nan"),
+        ("--guidance_rescale", "2"),
+        ("--sweep", "num_inference_steps=10,0"),
+    ],
+)
+def test_values_out_of_range(run, tiny_pipeline_folder, option, value):
+    with pytest.raises(InputError, match="must be"):
+        run(tiny_pipeline_folder, option, value)
 
 
 def test_help_names_everything(capsys):
@@ -302,4 +287,18 @@ def test_help_names_everything(capsys):
     printed = capsys.readouterr().out
     for text in ("MODEL", "--data", "--number", "--sweep", "--extractor", "results.json", "--guidance"):
         assert text in printed
+    for alias in ("-n", "--inception_weights", "--perceptual_weights", "--squeezenet_weights", "--cache_dir"):
+        assert alias in printed
     assert Path(__file__).name not in printed
+
+
+def test_help_needs_no_torch():
+    program = (
+        "import sys, contextlib\nfrom animal_ldm.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['evaluate', '--help'])\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    assert (
+        "--extractor_weights"
+        in subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    )

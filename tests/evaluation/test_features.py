@@ -1,9 +1,6 @@
-"""Extractors: what they see, what they are called, and which weights they refuse."""
+"""Features of images: independent of batches and workers, cached by content, and damaged images named."""
 
 import hashlib
-import http.server
-import threading
-import urllib.error
 
 import numpy as np
 import pytest
@@ -11,327 +8,63 @@ import torch
 from PIL import Image
 
 from animal_ldm.errors import InputError
-from animal_ldm.evaluation import features as module
-from animal_ldm.evaluation.features import (
-    INCEPTION_SHA256,
-    INCEPTION_URL,
-    extract,
-    load_extractor,
-    torchscript_extractor,
-)
+from animal_ldm.evaluation.extractors import Extractor, load_extractor, torchscript_extractor
+from animal_ldm.evaluation.features import FeatureSet, Measurer
 from animal_ldm.evaluation.images import Images, images_of_folder
-from animal_ldm.evaluation.metrics import frechet_distance_of_features
-from tests.conftest import tiny_vae
-
-
-def sha256(path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Two folders of noise, of unlike sizes, as clean-fid reads them."""
-    rng = np.random.default_rng(0)
-    for name, level in (("real", 100), ("fake", 140)):
-        (tmp_path / name).mkdir()
-        for i in range(12):
-            size = (24, 24) if i % 2 else (40, 30)
-            noise = np.clip(rng.normal(level, 60, (*size, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(noise).save(tmp_path / name / f"{i:02d}.png")
-    return tmp_path / "real", tmp_path / "fake"
-
-
-# Inception
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # clean-fid's, of SciPy's matrix root
-def test_features_and_distance_equal_those_of_clean_fid(inception_stand_in, pictures):
-    from cleanfid import fid
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    network = InceptionV3W(str(inception_stand_in.parent), download=False)
-    expected = [
-        fid.get_folder_features(
-            str(folder), network, num_workers=0, device=torch.device("cpu"), mode="clean", verbose=False
-        )
-        for folder in pictures
-    ]
-    extractor = torchscript_extractor("stand-in", inception_stand_in, sha256(inception_stand_in))
-    found = [extract(images_of_folder(folder), extractor, batch_size=5) for folder in pictures]
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    # A part of the 2048 numbers, for their matrix root takes long.
-    in_float64 = fid.fid_from_feats(*(features[:, :200].astype(np.float64) for features in expected))
-    parts = (features[:, :200] for features in found)
-    assert frechet_distance_of_features(*parts) == pytest.approx(in_float64, rel=1e-6)
-
-
-def test_nothing_else_is_called_inception(inception_stand_in):
-    with pytest.raises(InputError, match=f"expected inception weights with SHA-256 {INCEPTION_SHA256}"):
-        load_extractor("inception", inception_stand_in)
-    extractor = torchscript_extractor("stand-in", inception_stand_in, sha256(inception_stand_in))
-    assert extractor.distance_name == "FD (stand-in)"
-
-
-def test_without_weights_and_network_the_message_says_what_to_do(tmp_path, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    with pytest.raises(InputError) as caught:
-        load_extractor("inception")
-    for part in ("inception-2015-12-05.pt", INCEPTION_URL, INCEPTION_SHA256, str(tmp_path), "--inception_weights"):
-        assert part in str(caught.value)
-    assert not list(tmp_path.rglob("*.pt*"))
-
-
-def test_a_damaged_download_leaves_nothing(tmp_path, monkeypatch):
-    (tmp_path / "served").write_bytes(b"half a file")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "INCEPTION_URL", (tmp_path / "served").as_uri())
-    with pytest.raises(InputError, match="invalid hash value"):
-        load_extractor("inception")
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
-class _Server(http.server.BaseHTTPRequestHandler):
-    """Serves `content`; with `cut`, breaks off in the middle of it."""
-
-    content, cut, requests = b"", False, 0
-
-    def do_GET(self):
-        type(self).requests += 1
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content)))
-        self.end_headers()
-        self.wfile.write(self.content[: len(self.content) // 2] if self.cut else self.content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def inception_server(inception_stand_in, tmp_path, monkeypatch):
-    """The place that Inception's weights come from, and a user's cache that does not hold them yet."""
-    handler = type("Handler", (_Server,), {"content": inception_stand_in.read_bytes()})
-    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "INCEPTION_URL", f"http://127.0.0.1:{server.server_port}/inception-2015-12-05.pt")
-    monkeypatch.setattr(module, "INCEPTION_SHA256", sha256(inception_stand_in))
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_weights_are_fetched_once_into_the_users_cache(inception_server, tmp_path):
-    first = load_extractor("inception")
-    assert sha256(tmp_path / "animal_ldm" / "inception-2015-12-05.pt") == first.weights_digest
-    assert load_extractor("inception").weights_digest == first.weights_digest
-    assert inception_server.requests == 1
-
-
-def test_a_download_cut_in_the_middle_leaves_nothing(inception_server, tmp_path):
-    inception_server.cut = True
-    with pytest.raises(InputError, match="could not be fetched"):
-        load_extractor("inception")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    inception_server.cut = False
-    assert load_extractor("inception").distance_name == "FID"
-
-
-# SqueezeNet
-
-
-def test_squeezenet_is_torchvisions(squeezenet_weights):
-    from safetensors.torch import load_file
-    from torchvision.models import squeezenet1_1
-
-    extractor = load_extractor("squeezenet", squeezenet_weights)
-    model = squeezenet1_1().eval()
-    model.features.load_state_dict(
-        {key.removeprefix("features."): value for key, value in load_file(squeezenet_weights).items()}
-    )
-    image = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    normal = (image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    with torch.no_grad():
-        expected = model.features(normal).mean((2, 3))
-    torch.testing.assert_close(extractor(image), expected)
-    assert extractor(image).shape == (1, 512)
-    assert extractor.describe() == {
-        "name": "squeezenet",
-        "weights_digest": extractor.weights_digest,
-        "resize": "PIL bicubic on float32 channels to 224 x 224 (clean-fid)",
-    }
-
-
-def test_squeezenet_refuses_other_weights(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"features.0.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"no SqueezeNet 1\.1"):
-        load_extractor("squeezenet", tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="no such file"):
-        load_extractor("squeezenet", tmp_path / "missing.safetensors")
-
-
-# autoencoder
-
-
-def test_vae_features_are_the_latents_of_a_pipelines_autoencoder(tmp_path):
-    vae = tiny_vae()
-    vae.save_pretrained(tmp_path / "pipeline" / "vae")
-    extractor = load_extractor("vae", tmp_path / "pipeline")
-    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    with torch.no_grad():
-        latents = vae.encode(images / 127.5 - 1).latent_dist.mode()
-    torch.testing.assert_close(extractor(images), latents.flatten(1), atol=1e-5, rtol=1e-5)
-    assert extractor.distance_name == "FD (vae)"
-
-
-def test_vae_features_need_a_pipeline(tmp_path):
-    with pytest.raises(InputError, match="--extractor_weights"):
-        load_extractor("vae", tmp_path)
-
-
-# transformers
-
-
-def tiny_dinov2(folder):
-    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
-
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
-    Dinov2Model(config).save_pretrained(folder)
-    BitImageProcessor(
-        crop_size={"height": 28, "width": 28}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
-    ).save_pretrained(folder)
-    return 28, 16
-
-
-def tiny_clip(folder):
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config=small | {"vocab_size": 99},
-        vision_config=small | {"image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return 32, 8
-
-
-@pytest.mark.parametrize(("name", "make"), [("dinov2", tiny_dinov2), ("clip", tiny_clip)])
-def test_models_by_name(tmp_path, name, make):
-    size, dim = make(tmp_path)
-    extractor = load_extractor(name, tmp_path)
-    images = torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8)
-    found = extractor(images)
-    assert (found.shape, found.dtype) == ((3, dim), torch.float32)
-    assert f"{size} x {size}" in extractor.resize
-    assert extractor.distance_name == f"FD ({name})"
-    torch.testing.assert_close(found[1:], extractor(images[1:]))
-    assert load_extractor(name, tmp_path).weights_digest == extractor.weights_digest
-
-
-def test_any_local_model(tiny_resnet):
-    from transformers import ResNetModel
-
-    extractor = load_extractor(str(tiny_resnet))
-    assert extractor.distance_name == "FD (tiny-resnet)"
-    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    with torch.no_grad():  # its processor's mean and standard deviation are 0.5
-        expected = ResNetModel.from_pretrained(tiny_resnet)(image / 127.5 - 1).pooler_output.flatten(
-            1
-        )  # the mean of the last map
-    torch.testing.assert_close(extractor(image), expected)
-
-
-def test_dinov2_gives_the_class_token(tmp_path):
-    from transformers import Dinov2Model
-
-    tiny_dinov2(tmp_path)
-    image = torch.randint(0, 256, (1, 3, 28, 28), dtype=torch.uint8)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    normal = (image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    with torch.no_grad():
-        expected = Dinov2Model.from_pretrained(tmp_path)(normal).pooler_output
-    torch.testing.assert_close(load_extractor("dinov2", tmp_path)(image), expected)
-
-
-def test_tokens_without_a_class_token_are_averaged(tmp_path):
-    from transformers import SwinConfig, SwinModel, ViTImageProcessor
-
-    config = SwinConfig(
-        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4, drop_path_rate=0
-    )
-    SwinModel(config).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    with torch.no_grad():
-        expected = SwinModel.from_pretrained(tmp_path).eval()(image / 127.5 - 1).pooler_output
-    torch.testing.assert_close(load_extractor(str(tmp_path))(image), expected)
-
-
-def test_folder_of_no_image_model(tmp_path):
-    from transformers import BertConfig, BertModel
-
-    BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)).save_pretrained(
-        tmp_path
-    )
-    with pytest.raises(InputError, match="a transformers image model, found none at"):
-        load_extractor(str(tmp_path))
-
-
-def test_unknown_extractor():
-    with pytest.raises(InputError, match="expected the extractor 'no/such-model' to be"):
-        load_extractor("no/such-model")
-
-
-# Extraction
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_batch_size_and_workers_do_not_matter(squeezenet_weights, pictures):
+def test_batch_size_and_workers_do_not_matter(squeezenet_weights, image_folders):
     extractor = load_extractor("squeezenet", squeezenet_weights)
-    images = images_of_folder(pictures[0])
-    whole = extract(images, extractor, batch_size=64)
-    torch.testing.assert_close(extract(images, extractor, batch_size=5, workers=2), whole)
+    images = images_of_folder(image_folders[0])
+    whole = Measurer(extractor, batch_size=64).features(images)
+    torch.testing.assert_close(Measurer(extractor, batch_size=5, workers=2).features(images), whole)
 
 
-def test_cache_knows_pictures_and_extractor(squeezenet_weights, inception_stand_in, pictures, tmp_path, monkeypatch):
+def test_cache_knows_images_and_extractor(
+    squeezenet_weights, inception_stand_in, image_folders, tmp_path, monkeypatch
+):
     calls = []
-    embed = module.Extractor.embed
-    monkeypatch.setattr(module.Extractor, "embed", lambda self, x: calls.append(self.name) or embed(self, x))
-    squeezenet = load_extractor("squeezenet", squeezenet_weights)
-    stand_in = torchscript_extractor("stand-in", inception_stand_in, sha256(inception_stand_in))
-    real, fake = (images_of_folder(folder) for folder in pictures)
-    first = extract(real, squeezenet, tmp_path / "cache")
-    assert torch.equal(extract(real, squeezenet, tmp_path / "cache"), first)
+    embed = Extractor.embed
+    monkeypatch.setattr(Extractor, "embed", lambda self, x: calls.append(self.name) or embed(self, x))
+    digest = hashlib.sha256(inception_stand_in.read_bytes()).hexdigest()
+    squeezenet = Measurer(load_extractor("squeezenet", squeezenet_weights), cache=tmp_path / "cache")
+    stand_in = Measurer(torchscript_extractor("stand-in", inception_stand_in, digest), cache=tmp_path / "cache")
+    real, fake = (images_of_folder(folder) for folder in image_folders)
+    first = squeezenet.features(real)
+    assert torch.equal(squeezenet.features(real), first)
     assert calls == ["squeezenet"]
-    extract(fake, squeezenet, tmp_path / "cache")
-    extract(real, stand_in, tmp_path / "cache")
+    squeezenet.features(fake)
+    stand_in.features(real)
     assert calls == ["squeezenet", "squeezenet", "stand-in"]
     # Pixels count, names do not; another order is another set.
     reversed_ = Images(real.files[::-1])
-    torch.testing.assert_close(extract(reversed_, squeezenet, tmp_path / "cache"), first.flip(0))
+    torch.testing.assert_close(squeezenet.features(reversed_), first.flip(0))
     assert len(calls) == 4
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
-def test_folder_without_pictures(tmp_path):
-    with pytest.raises(InputError, match="expected pictures"):
-        images_of_folder(tmp_path)
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_image_is_named(squeezenet_weights, image_folders, workers):
+    file = image_folders[0] / "03.png"
+    file.write_bytes(file.read_bytes()[:200])
+    measurer = Measurer(load_extractor("squeezenet", squeezenet_weights), workers=workers)
+    with pytest.raises(InputError, match=rf"^{file} cannot be read as an image"):
+        measurer.features(images_of_folder(image_folders[0]))
 
 
-def test_subfolders_name_classes(tmp_path):
-    (tmp_path / "polar_bear").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "polar_bear" / "a.png")
-    images = images_of_folder(tmp_path)
-    assert images.labels == ("polar bear",)
-    assert images[0].shape == (4, 4, 3)
-    Image.new("RGB", (4, 4)).save(tmp_path / "b.jpg")
-    assert images_of_folder(tmp_path).labels is None
+def test_equal_sets_in_order():
+    features = torch.arange(14.0).reshape(7, 2)
+    first, second = FeatureSet(features, tuple("abcdefg")).split(2)
+    assert torch.equal(second.features, features[3:6])
+    assert (first.labels, second.labels) == (("a", "b", "c"), ("d", "e", "f"))
+    assert FeatureSet(features, None).split(3)[2].labels is None
+
+
+def test_images_of_one_size_are_stacked(tmp_path):
+    for level in range(3):
+        Image.new("RGB", (4, 2), (level, 0, 0)).save(tmp_path / f"{level}.png")
+    stacked = images_of_folder(tmp_path).stack([2, 0])
+    assert (stacked.shape, stacked.dtype) == ((2, 2, 4, 3), np.uint8)
+    assert stacked[:, 0, 0, 0].tolist() == [2, 0]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,18 @@ import torch
 from PIL import Image
 
 from animal_ldm.errors import InputError
-from animal_ldm.evaluation.features import extract, load_extractor
+from animal_ldm.evaluation import metrics
+from animal_ldm.evaluation.extractors import load_extractor
+from animal_ldm.evaluation.features import Measurer
 from animal_ldm.evaluation.images import images_of_folder
 from animal_ldm.evaluation.metrics import (
+    Gaussian,
     density_coverage,
     fd_infinity,
+    fit_gaussian,
     frechet_distance,
     frechet_distance_of_features,
+    frechet_distance_of_gaussians,
     kernel_distance,
     mean_and_covariance,
     neighbourhoods,
@@ -59,7 +65,7 @@ def network_features(tiny_resnet, tmp_path_factory):
         for i in range(n):
             coarse = np.clip(rng.normal(128, contrast, (4, 4, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.png")
-        found.append(extract(images_of_folder(folder), extractor).numpy())
+        found.append(Measurer(extractor).features(images_of_folder(folder)).numpy())
     return found
 
 
@@ -276,18 +282,121 @@ def test_kernel_distance_repeats_with_its_seed():
     assert first.mean != other.mean
 
 
+def gaussian_samples(dim: int, n_real: int, fake_scale: float = 1.0):
+    """Gaussians with the spectrum 1/i: the real one fitted to photos, how to sample the other, the true distance."""
+    rng = np.random.default_rng(0)
+    deviations = 1 / np.sqrt(np.arange(1, dim + 1))
+    deviations *= np.sqrt(dim / (deviations**2).sum())
+    real = fit_gaussian(rng.normal(size=(n_real, dim)) * deviations)
+    true = Gaussian(torch.zeros(dim, dtype=torch.float64), torch.from_numpy(np.diag(fake_scale * deviations)))
+    sample = lambda n, seed: np.random.default_rng(seed).normal(size=(n, dim)) * deviations * fake_scale  # noqa: E731
+    return real, sample, frechet_distance_of_gaussians(real, true)
+
+
 def test_fd_infinity_takes_the_bias_away():
-    """For equal distributions FD is nothing but bias: it falls with N, and the line meets 1/N = 0 near the floor that
+    """For equal distributions FD is nothing but bias: it falls with N, and the curve meets 1/N = 0 near the floor that
     the finite real set leaves."""
-    real, fake = gaussians(20000, 3000, 32, shift=0, scale=1)
+    real, sample, floor = gaussian_samples(32, 20000)
+    fake = sample(3000, 1)
     found = fd_infinity(real, fake)
-    assert len(found.sizes) == len(found.distances) == 15
-    assert found.sizes[0] == 300
-    assert found.sizes[-1] == 3000
+    assert found.sizes == [300, 975, 1650, 2325, 3000]
+    assert len(found.distances) == 5
+    assert found.value is not None and found.slope is not None and found.standard_error is not None
     assert found.slope > 0
-    assert found.distances[-1] == pytest.approx(frechet_distance_of_features(real, fake))
-    assert abs(found.value) < found.distances[-1] / 5
+    assert found.note is None
+    assert found.distances[-1] == pytest.approx(frechet_distance_of_gaussians(real, fit_gaussian(fake)))
+    assert abs(found.value - floor) < 3 * found.standard_error < found.distances[-1]
     assert found == fd_infinity(real, fake)
+    assert found != fd_infinity(real, fake, seed=1)
+
+
+@pytest.mark.parametrize("fake_scale", [1.0, 1.3])
+@pytest.mark.parametrize("ratio", [4, 10])
+def test_fd_infinity_and_its_standard_error(ratio, fake_scale):
+    """The mean of many is the truth, and they scatter as their standard errors say. A line is off by far more."""
+    real, sample, truth = gaussian_samples(48, 960, fake_scale)
+    found = [fd_infinity(real, sample(ratio * 48, seed), seed=seed) for seed in range(1, 21)]
+    deviations = np.array([curve.value for curve in found]) - truth
+    errors = np.array([curve.standard_error for curve in found])
+    assert (abs(deviations) < 2 * errors).mean() >= 0.8
+    assert (abs(deviations) < 3.5 * errors).all()
+    assert abs(deviations.mean()) < errors.mean()
+    assert 0.4 < deviations.std() / errors.mean() < 1.4
+
+
+@pytest.mark.parametrize("n", [3, 29, 48, 103, 191])  # D = 48
+def test_fd_infinity_is_not_measured_on_few_samples(n):
+    """Where a straight line over 1/N once gave 119 and 6.4 for a truth of 2.7."""
+    real, sample, _ = gaussian_samples(48, 960)
+    found = fd_infinity(real, sample(n, 1))
+    assert (found.value, found.slope, found.curvature, found.standard_error) == (None,) * 4
+    assert found.note is not None and found.note.startswith(f"not measured: {n} samples")
+    assert "192 samples or more" in found.note
+    assert found.sizes[-1] == n
+    assert len(found.sizes) == len(found.distances)
+    assert np.isfinite(found.distances).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("n", "dim"), [(40, 8), (100, 100), (30, 64)])
+def test_permuted_equal_sets_are_not_below_zero_apart(n, dim, seed):
+    real = gaussians(n, 1, dim, seed=seed)[0]
+    permuted = real[np.random.default_rng(seed).permutation(n)]
+    found = frechet_distance_of_features(real, permuted), frechet_distance_of_features(permuted, real)
+    assert min(found) >= 0
+    assert found == pytest.approx((0, 0), abs=1e-8)
+
+
+def test_a_distance_below_zero_beyond_rounding_is_not_hidden(monkeypatch):
+    real = torch.from_numpy(gaussians(100, 1, 8)[0])
+    norm = metrics._nuclear_norm
+    monkeypatch.setattr(metrics, "_nuclear_norm", lambda matrix: (norm(matrix)[0] * (1 + 1e-6), norm(matrix)[1]))
+    assert frechet_distance_of_features(real, real) < 0
+
+
+def exact_kernel_distance(real, fake):
+    """Of whole sets, in rational numbers."""
+    x, y = ([[Fraction(float(v)) for v in row] for row in features] for features in (fake, real))
+    kernel = lambda a, b: (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3  # noqa: E731
+    within = [sum(kernel(a, b) for a in z for b in z if a is not b) / (len(z) * (len(z) - 1)) for z in (x, y)]
+    return float(sum(within) - 2 * sum(kernel(a, b) for a in x for b in y) / (len(x) * len(y)))
+
+
+@pytest.mark.parametrize("mean", [0, 1, 1e4, 1e8])
+@pytest.mark.parametrize("shift", [0, 1.5])
+def test_kernel_distance_far_from_zero(mean, shift):
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(12, 5)) + mean, rng.normal(size=(12, 5)) + mean + shift
+    found = kernel_distance(real, fake, subsets=1)
+    assert found.mean == pytest.approx(exact_kernel_distance(real, fake), rel=1e-9)
+
+
+@pytest.mark.parametrize(("subset_size", "subsets"), [(60, 4), (25, 40)])
+@pytest.mark.parametrize("shift", [0, 0.3])
+def test_standard_error_of_the_kernel_distance_covers(shift, subset_size, subsets):
+    """Also where the subsets are the whole sets, so that their spread is nothing."""
+    found = [
+        kernel_distance(*gaussians(60, 60, 16, shift, 1, seed), subsets=subsets, subset_size=subset_size)
+        for seed in range(40)
+    ]
+    truth = 0 if shift == 0 else kernel_distance(*gaussians(2000, 2000, 16, shift, 1, 999), 1, 2000).mean
+    deviations = np.array([kernel.mean - truth for kernel in found])
+    errors = np.array([kernel.standard_error for kernel in found])
+    assert (abs(deviations) < 2 * errors).mean() >= 0.85
+    assert 0.5 < deviations.std() / errors.mean() < 1.25
+    for kernel in found:
+        if subset_size == 60:
+            assert kernel.std == 0
+            assert kernel.note == "no spread over subsets: each of them holds all 60 features"
+        else:
+            assert kernel.std > 0
+            assert kernel.note is None
+
+
+def test_no_standard_error_from_a_few_features():
+    found = kernel_distance(*gaussians(9, 30, 16))
+    assert found.standard_error is None
+    assert found.note == "no standard error: it needs 10 features on both sides, found 9"
 
 
 # Refusals
@@ -311,6 +420,83 @@ def test_k_needs_more_than_k_features():
 def test_integers_are_refused():
     with pytest.raises(InputError, match="float32 or float64"):
         precision_recall(torch.zeros(10, 3, dtype=torch.int64), torch.zeros(10, 3))
+
+
+@pytest.mark.parametrize("k", [0, -1, 3.0, np.float64(3), True, "3", None])
+def test_k_is_a_whole_number_of_at_least_one(k):
+    real, fake = gaussians(50, 50, 8)
+    for metric in (precision_recall, density_coverage):
+        with pytest.raises(InputError, match="whole number of at least 1, found"):
+            metric(real, fake, k)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8])
+def test_k_of_numpys_types(kind):
+    real, fake = gaussians(50, 50, 8)
+    assert precision_recall(real, fake, kind(3)) == precision_recall(real, fake, 3)
+    (found,) = neighbourhoods(real, fake, list(np.array([3], dtype=kind)))
+    assert type(found.k) is int
+
+
+def test_no_k_is_refused():
+    with pytest.raises(InputError, match="at least one k"):
+        neighbourhoods(*gaussians(50, 50, 8), [])
+
+
+@pytest.mark.parametrize(
+    "metric", [precision_recall, density_coverage, frechet_distance_of_features, kernel_distance, fd_infinity]
+)
+def test_features_of_unequal_length_are_refused(metric):
+    with pytest.raises(InputError, match="same length, found 8 and 9"):
+        metric(gaussians(50, 1, 8)[0], gaussians(50, 1, 9)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subsets": 0}, "subsets to be a whole number of at least 1, found 0"),
+        ({"subsets": 2.5}, "subsets to be a whole number"),
+        ({"subset_size": 1}, "subset_size to be a whole number of at least 2, found 1"),
+    ],
+)
+def test_subsets_are_checked(options, message):
+    with pytest.raises(InputError, match=message):
+        kernel_distance(*gaussians(50, 50, 8), **options)
+
+
+def test_a_kernel_beyond_float64_is_refused():
+    real, fake = (1e60 * x.astype(np.float64) for x in gaussians(50, 50, 8))
+    with pytest.raises(InputError, match="third powers fit"):
+        kernel_distance(real, fake)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_or_two_samples_are_not_extrapolated_from(n):
+    real, fake = gaussians(50, n, 8)
+    with pytest.raises(InputError, match=f"at least 3 generated features to extrapolate from, found {n}"):
+        fd_infinity(real, fake)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "message"),
+    [
+        ([[1.0, 0.5], [0.2, 1.0]], "symmetric covariance of the second"),
+        ([[1.0, 2.0], [2.0, 1.0]], "without negative eigenvalues, found -1"),
+        ([[1.0, np.nan], [np.nan, 1.0]], "found NaN or infinity"),
+        ([[1.0, 0.0]], r"found shapes \(2,\) and \(1, 2\)"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(covariance, message):
+    mean = torch.zeros(2)
+    with pytest.raises(InputError, match=message):
+        frechet_distance(mean, torch.eye(2), mean, torch.tensor(covariance, dtype=torch.float64))
+
+
+def test_singular_and_float32_covariances_are_taken():
+    """Their eigenvalues lie below 0 by rounding alone."""
+    features = gaussians(20, 1, 64)[0]
+    mean, covariance = mean_and_covariance(features)
+    assert frechet_distance(mean, covariance.float(), mean, covariance) == pytest.approx(0, abs=1e-3)
 
 
 # Scale

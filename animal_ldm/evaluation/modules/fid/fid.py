@@ -1,4 +1,4 @@
-"""Frechet distance of two sets of pictures, as a module of the `evaluate` library."""
+"""Frechet distance of two sets of images, as a module of the `evaluate` library."""
 
 import evaluate
 
@@ -7,24 +7,23 @@ from animal_ldm.evaluation.modules import PATHS, compared
 from animal_ldm.evaluation.report import small_sample_note
 
 DESCRIPTION = """
-Frechet distance between the Gaussians fitted to image features of generated and of real pictures; lower is better.
-It is called FID where the features are those of Inception (inception-2015-12-05.pt) behind clean-fid's resize, and
-nothing else is. The estimate's bias falls as 1/N: compare equal numbers of pictures only.
+Frechet distance between Gaussians fitted to features of generated and of real images; lower is better. It is called
+FID only with the features of Inception (inception-2015-12-05.pt) after clean-fid's resize. The bias of the estimate
+falls as 1/N: compare equal numbers of images only.
 """
 
 INPUTS = """
 Args:
-    predictions (list of str): a folder of generated pictures, or a .npy file of their features (N, D).
-    references (list of str): the same of real pictures.
-    extractor (str): inception (default), squeezenet, dinov2, clip, or a transformers image model; unused with files.
-    weights (str, optional): the extractor's weights, where they are not to be fetched.
+    predictions (list of str): folders of generated images, or .npy files of their features (N, D).
+    references (list of str): the same for real images.
+    extractor (str): inception (default), squeezenet, dinov2, clip, or a transformers image model; unused with .npy.
+    weights (str, optional): file or folder with the extractor's weights; downloaded by default.
     device (str): where the extractor runs, cpu by default.
 Returns:
-    {"fid": ...} with Inception, else {"frechet_distance": ...}, and beside it n_generated, n_real, extractor (its
-    name, digest of the weights and resize rule, or "features as given") and note (None, or why the number is mostly
-    bias).
+    {"fid": ...} with Inception, else {"frechet_distance": ...}, and with it n_generated, n_real, extractor (its name,
+    digest of the weights and resize rule, or "features as given") and note (None, or why the number is mostly bias).
 Examples:
-    >>> fid = evaluate.load("animal_ldm/evaluation/modules/fid")
+    >>> fid = evaluate.load(animal_ldm.evaluation.modules.path("fid"))
     >>> fid.compute(predictions=["samples"], references=["photos"])  # doctest: +SKIP
     {'fid': 172.5, 'n_generated': 7500, 'n_real': 7500, 'extractor': {'name': 'inception', ...}}
 """
@@ -56,10 +55,10 @@ class FID(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/1706.08500", "https://arxiv.org/abs/2104.11222"],
         )
 
-    def _compute(self, predictions, references, extractor="inception", weights=None, device="cpu"):
+    # evaluate passes every argument by name
+    def _compute(self, predictions, references, extractor="inception", weights=None, device="cpu"):  # pyright: ignore[reportIncompatibleMethodOverride]
         real, fake, context = compared(predictions, references, extractor, weights, device)
         described = context["extractor"]
-        eye = described["name"] if isinstance(described, dict) else described
-        name = "fid" if eye == "inception" else "frechet_distance"
-        distance = {name: frechet_distance_of_features(real, fake)}
-        return distance | context | {"note": small_sample_note(eye, *fake.shape)}
+        name = described["name"] if isinstance(described, dict) else described
+        distance = {"fid" if name == "inception" else "frechet_distance": frechet_distance_of_features(real, fake)}
+        return distance | context | {"note": small_sample_note(name, *fake.shape)}

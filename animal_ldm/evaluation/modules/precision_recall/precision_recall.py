@@ -6,24 +6,24 @@ from animal_ldm.evaluation.metrics import neighbourhoods
 from animal_ldm.evaluation.modules import PATHS, compared
 
 DESCRIPTION = """
-Improved precision (share of generated pictures that lie within the real ones' manifold) and recall (share of real
-pictures that lie within the generated ones'), density and coverage, from distances to k-th nearest neighbours. They
-change with k, with N and with the extractor: publish these beside them, and what real pictures score.
+Improved precision (share of generated images within the manifold of the real ones) and recall (share of real images
+within the manifold of the generated ones), density and coverage, from distances to k-th nearest neighbours. They
+change with k, with N and with the extractor: publish these too, and what real images score.
 """
 
 INPUTS = """
 Args:
-    predictions (list of str): a folder of generated pictures, or a .npy file of their features (N, D).
-    references (list of str): the same of real pictures.
+    predictions (list of str): folders of generated images, or .npy files of their features (N, D).
+    references (list of str): the same for real images.
     k (int or list of int): neighbours, [10, 3] by default. The paper's is 3; density and coverage are often at 5.
-    extractor (str): inception (default), squeezenet, dinov2, clip, or a transformers image model; unused with files.
-    weights (str, optional): the extractor's weights, where they are not to be fetched.
+    extractor (str): inception (default), squeezenet, dinov2, clip, or a transformers image model; unused with .npy.
+    weights (str, optional): file or folder with the extractor's weights; downloaded by default.
     device (str): where the extractor runs, cpu by default.
 Returns:
-    {"precision_k10": ..., "recall_k10": ..., "density_k10": ..., "coverage_k10": ...} for every k, and beside them
+    {"precision_k10": ..., "recall_k10": ..., "density_k10": ..., "coverage_k10": ...} for every k, and with them
     n_generated, n_real and extractor: its name, digest of the weights and resize rule, or "features as given".
 Examples:
-    >>> precision_recall = evaluate.load("animal_ldm/evaluation/modules/precision_recall")
+    >>> precision_recall = evaluate.load(animal_ldm.evaluation.modules.path("precision_recall"))
     >>> precision_recall.compute(predictions=["samples"], references=["photos"], k=3)  # doctest: +SKIP
     {'precision_k3': 0.55, 'recall_k3': 0.225, 'density_k3': 0.6, 'coverage_k3': 0.3, 'n_generated': 7500, ...}
 """
@@ -55,7 +55,8 @@ class PrecisionRecall(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/1904.06991", "https://arxiv.org/abs/2002.09797"],
         )
 
-    def _compute(self, predictions, references, k=(10, 3), extractor="inception", weights=None, device="cpu"):
+    # evaluate passes every argument by name
+    def _compute(self, predictions, references, k=(10, 3), extractor="inception", weights=None, device="cpu"):  # pyright: ignore[reportIncompatibleMethodOverride]
         real, fake, context = compared(predictions, references, extractor, weights, device)
         found = {}
         for near in neighbourhoods(real, fake, [k] if isinstance(k, int) else list(k)):

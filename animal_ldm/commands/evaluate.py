@@ -1,0 +1,161 @@
+"""`animal-ldm evaluate`: a pipeline and real photos -> a table, `results.json` and plots."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import InputError
+from ..released import is_pipeline_folder
+from ..sampling import Sampling
+from .parsing import parse
+
+SWEPT = {"guidance_scale": float, "guidance_rescale": float, "num_inference_steps": int}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments(Sampling):
+    """Measure a model's samples against real photos.
+
+    Writes results.json (animal_ldm/evaluation/results.py documents its fields), samples.png, precision_recall.png,
+    fd_curve.png, nearest.png and, with --sweep, sweep.png. An interrupted run resumes where it stopped. Several
+    processes share the work: `accelerate launch -m animal_ldm evaluate MODEL ...`.
+    """
+
+    # Pipeline folder, id of a model on the Hub, or a folder of images that were generated before.
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+    # Prepared dataset, as `animal-ldm prepare` writes it. The model must not have seen its validation split.
+    data: Path
+    # Photos to compare the samples with; the other split shows what real photos would score.
+    split: Literal["train", "validation"] = "train"
+    # Number of samples.
+    number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 7500
+    # Network that measures the images: inception (the only one whose distance is an FID), dinov2, clip, squeezenet,
+    # vae (an autoencoder's latents, for trying things out), or the folder or Hub id of another transformers image
+    # model.
+    extractor: str = "inception"
+    # The extractor's weights: TorchScript for inception, safetensors for squeezenet, a folder for the others.
+    # Downloaded by default.
+    extractor_weights: Annotated[Path | None, tyro.conf.arg(aliases=["--inception_weights"])] = None
+    # Sample i starts from the noise of seed + i.
+    seed: int = 423432
+    # Classes of the samples: in proportion to the photos, or equally many of each.
+    class_mix: Literal["data", "balanced"] = "data"
+    # Number of sample sets, each of --number samples; reports mean and standard deviation over them.
+    repeats: int = 1
+    # Measure at each value of a sampling parameter, such as guidance_scale=1,2,3,5.
+    sweep: str | None = None
+    # Measure the autoencoder alone too, on the validation photos.
+    reconstructions: bool = False
+    # SqueezeNet's weights (safetensors) for the LPIPS of --reconstructions. By default those of --extractor
+    # squeezenet; with another extractor LPIPS is not measured.
+    squeezenet_weights: Annotated[Path | None, tyro.conf.arg(aliases=["--perceptual_weights"])] = None
+    # Folder to write to; by default evaluation/ followed by the model's name.
+    out: Path | None = None
+    # Folder for downloaded weights and the photos' features; by default a folder in the user's Hugging Face cache.
+    cache_dir: Path | None = None
+    # Device to run on, such as cpu, cuda or mps; auto is the accelerator if there is one.
+    device: str = "auto"
+    # Number type of the model's weights and activations; features are always measured in float32.
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # Images sampled and measured at a time.
+    batch_size: int = 32
+    # Processes that read and resize images.
+    workers: int = min(4, os.cpu_count() or 1)
+
+
+def check(arguments: EvaluateArguments) -> None:
+    """Raise an `InputError` for what can be told without the model."""
+    if arguments.number < 12:
+        raise InputError(f"--number must be at least 12, for neighbourhoods of 10, but is {arguments.number}.")
+    for name, least in (("repeats", 1), ("batch_size", 1), ("workers", 0)):
+        if (value := getattr(arguments, name)) < least:
+            raise InputError(f"--{name} must be at least {least}, but is {value}.")
+    arguments.check()
+    if not math.isfinite(arguments.guidance_scale):
+        raise InputError(f"--guidance_scale must be a finite number, but is {arguments.guidance_scale}.")
+    if is_image_folder(arguments.model) and (arguments.repeats > 1 or arguments.sweep or arguments.reconstructions):
+        raise InputError(
+            f"{arguments.model} is a folder of images: --repeats, --sweep and --reconstructions need a pipeline."
+        )
+    if arguments.sweep is not None:
+        parameter, values = parse_sweep(arguments.sweep)
+        for value in values:
+            replace(arguments.settings(), **{parameter: value}).check()
+
+
+def parse_sweep(sweep: str) -> tuple[str, tuple[float, ...]]:
+    """`"guidance_scale=1,2"` -> `("guidance_scale", (1.0, 2.0))`."""
+    parameter, _, listed = sweep.partition("=")
+    try:
+        values = tuple(SWEPT[parameter](value) for value in listed.split(","))
+    except (KeyError, ValueError):
+        values = ()
+    if not values or not all(map(math.isfinite, values)):
+        raise InputError(
+            f"--sweep must be one of {', '.join(SWEPT)}, then = and numbers separated by commas, such as "
+            f"guidance_scale=1,2,3,5; but is {sweep!r}."
+        )
+    return parameter, values
+
+
+def is_image_folder(model: str) -> bool:
+    """Whether `model` is a folder, and not that of a pipeline."""
+    return Path(model).is_dir() and not is_pipeline_folder(model)
+
+
+def out_folder(arguments: EvaluateArguments) -> Path:
+    return arguments.out or Path("evaluation") / Path(arguments.model).name
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(EvaluateArguments, argv, prog="animal-ldm evaluate")
+    check(arguments)
+    from accelerate import PartialState
+
+    from ..evaluation.evaluate import EvaluationSettings, SweepSettings, evaluate
+    from ..evaluation.extractors import load_extractor
+    from ..evaluation.features import Measurer
+    from ..evaluation.images import images_of_dataset, images_of_folder
+    from ..evaluation.table import table
+    from ..files import cache_root
+    from ..loading import choose_device, load_pipeline
+    from ..perceptual import PerceptualDistance
+
+    photos = images_of_dataset(arguments.data)
+    state = PartialState(cpu=arguments.device == "cpu")
+    shared = state if state.num_processes > 1 else None
+    device = choose_device(str(state.device) if shared else arguments.device)
+    if is_image_folder(arguments.model):
+        model = images_of_folder(arguments.model)
+    else:
+        model = load_pipeline(arguments.model, str(device), arguments.dtype)
+    perceptual, weights = None, arguments.extractor_weights
+    with state.main_process_first():  # it downloads weights, if need be
+        extractor = load_extractor(arguments.extractor, weights, device, arguments.cache_dir)
+        if arguments.reconstructions and (arguments.squeezenet_weights or arguments.extractor == "squeezenet"):
+            perceptual = PerceptualDistance(arguments.squeezenet_weights or weights)
+    cache = cache_root(arguments.cache_dir) / "features"
+    settings = EvaluationSettings(
+        model_name=Path(arguments.model).name,
+        data_name=arguments.data.name,
+        out=out_folder(arguments),
+        number=arguments.number,
+        seed=arguments.seed,
+        sampling=arguments.settings(),
+        split=arguments.split,
+        class_mix=arguments.class_mix,
+        repeats=arguments.repeats,
+        sweep=SweepSettings(*parse_sweep(arguments.sweep)) if arguments.sweep else None,
+        reconstructions=arguments.reconstructions,
+        perceptual=perceptual,
+    )
+    measurer = Measurer(extractor, arguments.batch_size, arguments.workers, shared, cache)
+    results = evaluate(model, photos, measurer, settings)
+    if state.is_main_process:
+        print(table(results))
+        print(f"\nresults.json and plots: {settings.out}")
+    state.destroy_process_group()

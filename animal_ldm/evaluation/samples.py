@@ -1,0 +1,97 @@
+"""Samples of a model on disk: image `i` is a function of the model, the settings and `i` alone.
+
+Neither the batch size, nor the number of processes, nor an interruption changes an image. An interrupted run resumes,
+and a longer run keeps the samples of a shorter one.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+from accelerate import PartialState
+from tqdm import tqdm
+
+from ..data.captions import with_article
+from ..digest import pipeline_digest
+from ..files import whole_file, write_json
+from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..sampling import Sampling, sample_images
+from .images import Images
+
+
+def classes_of_samples(counts: Mapping[str, int], n: int) -> list[str]:
+    """Class names for n samples in proportion to `counts`; so is every prefix, to within one sample."""
+    return list(islice(_classes(counts), n))
+
+
+def _classes(counts: Mapping[str, int]) -> Iterator[str]:
+    total, chosen = sum(counts.values()), dict.fromkeys(counts, 0)
+    for n in count(1):
+        name = max(chosen, key=lambda name: (n * counts[name] / total - chosen[name], name))
+        chosen[name] += 1
+        yield name
+
+
+def prompt_of(label: str) -> str:
+    """The prompt for samples of a class: "a zebra" for "zebra"."""
+    return with_article(label)
+
+
+@dataclass(frozen=True)
+class CachedSampler:
+    """Samples a pipeline to PNG files, a folder per model and settings; files that exist are kept."""
+
+    pipeline: AnimalLDMPipeline
+    folder: Path
+    batch_size: int = 32
+    # Accelerate's state, when every process makes the same calls and the samples shall be shared among them.
+    state: PartialState | None = None
+
+    def sample(self, labels: Sequence[str], sampling: Sampling, seed: int) -> Images:
+        """A sample of "a zebra" for each label "zebra".
+
+        Args:
+            labels: class of each sample.
+            seed: sample i starts from the noise of seed + i.
+        """
+        folder = self._folder_of(sampling, seed)
+        # The class is part of the name: another mix of classes keeps what the two have in common.
+        files = tuple(folder / f"{i:06d}_{label.replace(' ', '_')}.png" for i, label in enumerate(labels))
+        rank, processes = (self.state.process_index, self.state.num_processes) if self.state else (0, 1)
+        missing = [i for i, file in enumerate(files) if not file.is_file()][rank::processes]
+        self._wait()  # before anyone writes: all must find the same images missing
+        self.pipeline.set_progress_bar_config(disable=True)
+        sampled = sample_images(
+            self.pipeline,
+            [prompt_of(labels[i]) for i in missing],
+            [seed + i for i in missing],
+            sampling,
+            self.batch_size,
+        )
+        with tqdm(total=len(missing), desc="samples", unit="image", disable=rank > 0, leave=False) as progress:
+            for i, image in zip(missing, sampled, strict=True):
+                with whole_file(files[i]) as partial:
+                    image.save(partial, format="png")
+                progress.update()
+        self._wait()
+        return Images(files, tuple(labels))
+
+    def _folder_of(self, sampling: Sampling, seed: int) -> Path:
+        settings = {
+            "model": pipeline_digest(self.pipeline),
+            "dtype": str(self.pipeline.unet.dtype),
+            "seed": seed,
+            "sampling": dataclasses.asdict(sampling),
+        }
+        identity = json.dumps(settings, sort_keys=True)
+        folder = self.folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        write_json(folder / "settings.json", settings)
+        return folder
+
+    def _wait(self) -> None:
+        if self.state:
+            self.state.wait_for_everyone()
