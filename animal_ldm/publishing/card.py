@@ -30,7 +30,7 @@ from .evaluations import (
     trained_against,
     weak_classes,
 )
-from .privacy import public_arguments
+from .privacy import PublicNames, public_arguments
 from .request import Statements
 from .training_record import Stage, TrainingRecord
 
@@ -139,21 +139,31 @@ def title_of_data(statements: Statements, record: TrainingRecord) -> str:
 
 def hyperparameters(record: TrainingRecord, statements: Statements) -> list[Hyperparameters]:
     """Those of the text-to-image model, then of the autoencoder's stages."""
+    names = public_names(record, statements)
     *autoencoder, last = record.named_stages()
-    shown = [hyperparameters_of(*last, statements, {"vae": "the autoencoder below"} if autoencoder else {})]
-    for number, (name, stage) in enumerate(autoencoder):
-        shown.append(hyperparameters_of(name, stage, statements, {"pretrained": "the stage before"} if number else {}))
+    shown = [hyperparameters_of(*last, names, {"vae": "the autoencoder below"} if autoencoder else {})]
+    for place, (name, stage) in enumerate(autoencoder):
+        shown.append(hyperparameters_of(name, stage, names, {"pretrained": "the stage before"} if place else {}))
     return shown
 
 
-def hyperparameters_of(name: str, stage: Stage, statements: Statements, known: dict[str, str]) -> Hyperparameters:
+def public_names(record: TrainingRecord, statements: Statements) -> PublicNames:
+    """What may be named in public: the photos' title, and models on the Hub.
+
+    Args:
+        statements: completed (see `complete`).
+    """
+    models = (*(statements.base_models or ()), *(statements.frozen_models or ()))
+    return PublicNames({str(record.arguments.get("data")): statements.dataset_title or NOT_STATED}, models)
+
+
+def hyperparameters_of(name: str, stage: Stage, names: PublicNames, known: dict[str, str]) -> Hyperparameters:
     """The hyperparameters of one stage.
 
     Args:
         known: what to show in place of local folders of which the card tells more.
     """
-    named = (*(statements.base_models or ()), *(statements.frozen_models or ()))
-    public = public_arguments(stage.hyperparameters(), statements.dataset_title or NOT_STATED, named) | known
+    public = public_arguments(stage.arguments, names) | known
     cells = [(argument, "none" if value is None else str(value)) for argument, value in public.items()]
     if stage.defaults is None:
         return Hyperparameters(name, None, cells)

@@ -1,6 +1,7 @@
 """A prepared dataset as a repository, and what its card says for the card of a model trained on it."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import DatasetCard
 
@@ -43,16 +44,17 @@ def stage_dataset(prepared: Path, out: Path) -> None:
 
 def photo_terms(prepared: Path | None) -> str:
     """The license in a prepared dataset's card, "not stated" without one."""
-    return NOT_STATED if prepared is None else dataset_card(prepared).data.license or NOT_STATED
+    return NOT_STATED if prepared is None else card_of(prepared).get("license") or NOT_STATED
 
 
 def dataset_title(prepared: Path | None) -> str | None:
     """The title in a prepared dataset's card, if there is one."""
-    return None if prepared is None else dataset_card(prepared).data.to_dict().get("pretty_name")
+    return None if prepared is None else card_of(prepared).get("pretty_name")
 
 
-def dataset_card(prepared: Path) -> DatasetCard:
+def card_of(prepared: Path) -> dict[str, Any]:
+    """The metadata of a prepared dataset's card."""
     card_file = prepared / CARD
     if not card_file.is_file():
         raise InputError(f"--data must be a prepared dataset with a {CARD}; {card_file} not found.")
-    return DatasetCard.load(card_file)
+    return DatasetCard.load(card_file).data.to_dict()

@@ -194,8 +194,6 @@ def validate_card(
     def look() -> None:
         try:
             CARDS[target.repo_type].load(folder / "README.md").validate()
-        except HFValidationError:
-            raise
         except ValueError as error:
             if isinstance(error.__context__, HfHubHTTPError):  # a reply with status 400
                 raise HubError(f"The Hub refuses the card: {refusal(error)}.", REFUSED) from error
@@ -221,7 +219,7 @@ def persist(
         try:
             return work()
         except TRANSIENT as error:
-            if isinstance(error, HFValidationError) or (failure := final_error(error, target)):
+            if failure := final_error(error, target):
                 raise failure from error
             if not pauses or (pause := asked_pause(error, pauses.pop(0))) > LONGEST_PAUSE:
                 raise given_up(error, target) from error
@@ -267,7 +265,7 @@ def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Calla
         if pull_request.status == "draft":
             api.change_discussion_status(target.repo_id, pull_request.num, "open", repo_type=target.repo_type)
     if target.tag:
-        put_tag(target, api, head)
+        put_tag(target.tag, target, api, head)
     return Outcome(changed, head, url)
 
 
@@ -320,6 +318,7 @@ def target_revision(files: Sequence[StagedFile], target: Target, api: HfApi, use
 def remote_tree(target: Target, api: HfApi, revision: str) -> tuple[str, dict[str, RepoFile]]:
     """Commit and files {path: file} of a revision."""
     head = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=revision).sha
+    assert head is not None  # the Hub always gives it
     entries = api.list_repo_tree(target.repo_id, recursive=True, revision=head, repo_type=target.repo_type)
     return head, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
@@ -336,14 +335,14 @@ def refuse_stale_weights(files: Sequence[StagedFile], remote: dict[str, RepoFile
         )
 
 
-def put_tag(target: Target, api: HfApi, commit: str) -> None:
+def put_tag(tag: str, target: Target, api: HfApi, commit: str) -> None:
     refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
-    earlier = {tag.name: tag.target_commit for tag in refs.tags}.get(target.tag)
+    earlier = {found.name: found.target_commit for found in refs.tags}.get(tag)
     if earlier is None:
-        api.create_tag(target.repo_id, tag=target.tag, revision=commit, repo_type=target.repo_type)
+        api.create_tag(target.repo_id, tag=tag, revision=commit, repo_type=target.repo_type)
     elif earlier != commit:
         raise HubError(
-            f"The files are published, but tag {target.tag} is at another commit, {earlier[:8]}. Choose another tag.",
+            f"The files are published, but tag {tag} is at another commit, {earlier[:8]}. Choose another tag.",
             CONFLICT,
         )
 

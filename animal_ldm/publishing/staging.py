@@ -25,7 +25,7 @@ from ..loading import check_pipeline_folder, load_pipeline
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
 from .architecture import describe, verify_encoder
-from .card import PublishedModel, Sample, complete, model_card
+from .card import PublishedModel, Sample, complete, model_card, public_names
 from .checks import check_files, link
 from .evaluations import Evaluation
 from .privacy import public_report
@@ -75,9 +75,7 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     check_weights(out)
     shutil.copyfile(str(sys.modules[AnimalLDMPipeline.__module__].__file__), out / PIPELINE_FILE)
     write_model_index(source.model, out)
-    title = statements.dataset_title or ""
-    named = (*(statements.base_models or ()), *(statements.frozen_models or ()))
-    write_json(out / "training_report.json", public_report(record.raw, title, named))
+    write_json(out / "training_report.json", public_report(record.raw, public_names(record, statements)))
     evaluations = [stage_evaluation(folder, source, statements, pipeline, out) for folder in source.results]
     samples = stage_samples(pipeline, evaluations, out, source.seed)
     model = PublishedModel(record, evaluations, samples, describe(pipeline), encoder_verified)

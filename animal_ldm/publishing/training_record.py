@@ -71,11 +71,12 @@ class Stage:
     def metered_whole_machine(self) -> bool:
         return "whole machine" in (self.cost_source or "")
 
-    def hyperparameters(self) -> dict[str, Any]:
-        """The arguments that had an effect."""
-        ignored = OVERRIDDEN_BY_PRETRAINED if self.pretrained else ()
-        ignored += OVERRIDDEN_BY_DECODER_ONLY if self.arguments.get("decoder_only") else ()
-        return {name: value for name, value in self.arguments.items() if name not in ignored}
+
+def effective_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a training that had an effect."""
+    ignored = OVERRIDDEN_BY_PRETRAINED if arguments.get("pretrained") else ()
+    ignored += OVERRIDDEN_BY_DECODER_ONLY if arguments.get("decoder_only") else ()
+    return {name: value for name, value in arguments.items() if name not in ignored}
 
 
 @dataclass(frozen=True, kw_only=True)
