@@ -1,4 +1,4 @@
-"""Markdown from a template, into which the texts of users go as plain text. Every card is made with it."""
+"""Markdown from templates, with users' texts escaped to plain text. All cards are made with it."""
 
 import json
 import re
@@ -6,12 +6,12 @@ from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 
-# What Markdown or HTML could take for markup. A backslash makes it plain text, in tables and headings too.
+# What Markdown or HTML could read as markup. A backslash makes it plain text, in tables and headings too.
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!$&^])")
 
 
 class Markdown(str):
-    """Text that is Markdown already: the template puts it in as it is."""
+    """Text that already is Markdown: templates insert it unchanged."""
 
 
 def one_line(text: str) -> str:
@@ -39,21 +39,22 @@ def literal(value: object) -> Markdown:
 
 
 def link(value: str) -> Markdown:
-    """A URL or mail address as a link, other text as plain text."""
+    """A URL or e-mail address as a link, other text as plain text."""
     if re.fullmatch(r"(https?://|mailto:)?[\w.@:/?=%+~#-]+", value) and ("://" in value or "@" in value):
         return Markdown(f"<{value}>")
     return Markdown(plain(value))
 
 
 def url(value: str) -> Markdown:
-    """`value` as a part of a URL: an id, or a path of our own making."""
+    """`value` as part of a URL: an id or a relative path."""
     return Markdown(quote(value))
 
 
 def render(template: str, **values: object) -> str:
     """The template filled with `values`.
 
-    Every value is escaped unless it is `Markdown`; none is read as a template itself.
+    Every value is escaped unless it is `Markdown`; a macro's output, in which values are escaped already, is passed on
+    by the filter `markdown`. None is itself read as a template.
 
     Raises:
         jinja2.UndefinedError: the template uses a name that `values` lacks.
@@ -61,5 +62,5 @@ def render(template: str, **values: object) -> str:
     environment = Environment(
         undefined=StrictUndefined, finalize=plain, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"code": code, "literal": literal, "link": link, "url": url}
+    environment.filters |= {"code": code, "literal": literal, "link": link, "url": url, "markdown": Markdown}
     return environment.from_string(template).render(values)

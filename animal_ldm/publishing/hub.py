@@ -1,9 +1,16 @@
 """Make a repository on the Hub hold a folder's files: compare, commit what differs, compare again.
 
-Everything is derived from what the Hub holds now, so that a push which died is taken up by the next one, and a push of
-what is there already changes nothing. Files that the folder does not have are left alone.
+Every step starts from what the Hub holds now: an interrupted push resumes, and a push of what is already there changes
+nothing. Files that the folder does not have are left alone.
+
+Why not `HfApi.upload_folder`: with Xet it commits in batches while it uploads, so a model could be read half
+published. It neither guards against commits by others between its batches, nor tells what would change, nor knows
+weights of an earlier model from ours. `create_commit`, which it is built on, uploads here: what the Hub already stores
+is not sent again.
 """
 
+import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1, sha256
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi, ModelCard, SpaceCard
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -26,27 +33,32 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from .card import file_size
+from ..markdown import one_line
+from .checks import file_size
+from .request import Target
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 REPO_TYPES = ("model", "dataset", "space")
-PAUSES = (1, 2, 4, 8)  # seconds before each further try, if the Hub does not say how long
-LONGEST_PAUSE = 300  # seconds; a Hub that asks for more is given up
-COMMIT_FILES = 1000  # a commit of more takes the Hub longer than it waits
+CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
+PAUSES = (1, 2, 4, 8)  # seconds before each retry, unless the Hub says how long
+LONGEST_PAUSE = 300  # seconds; if the Hub asks for more, the push ends
+COMMIT_FILES = 1000  # the Hub times out on commits of more files
 # The files that make sense of the others come last, where one commit is not enough.
 INDEX_FILES = ("README.md", "metadata.jsonl", "model_index.json")
 COMPONENT_WEIGHTS = re.compile(r"(text_encoder|unet|vae)/[^/]+\.(safetensors|bin)")
 
 TITLE = "Publish with animal-ldm"  # of commits, and of the pull request that later pushes recognise
 
-# What the client raises for what may pass: the HTTP library's errors, a lost connection, an upload that failed
-# (RuntimeError), a reply that is no JSON or reports an object's error (ValueError).
-PASSING = (HTTPError, ConnectionError, LocalTokenNotFoundError, RuntimeError, ValueError)
+# What the client raises for problems that may go away: the HTTP library's errors, a lost connection, a failed upload
+# (RuntimeError), a reply that is not JSON or reports an object's error (ValueError).
+TRANSIENT = (HTTPError, ConnectionError, LocalTokenNotFoundError, RuntimeError, ValueError)
 
 
 class HubError(Exception):
-    """The Hub did not do as asked. The message says why and what to do; `exit_code` is the command's."""
+    """The Hub refused or failed. The message says why and what to do; `exit_code` is the command's."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -54,28 +66,6 @@ class HubError(Exception):
 
 
 NO_TOKEN, NO_RIGHT, WRONG_NAME, OTHER_TYPE, NO_NETWORK, CONFLICT, REFUSED = range(3, 10)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where to publish, and how."""
-
-    repo_id: str
-    repo_type: Literal["model", "dataset", "space"] = "model"
-    private: bool = False
-    revision: str | None = None  # branch; None is main
-    create_pr: bool = False
-    tag: str | None = None
-
-    @property
-    def path(self) -> str:
-        """`owner/name`, or `datasets/owner/name`, as in the Hub's URLs."""
-        return self.repo_id if self.repo_type == "model" else f"{self.repo_type}s/{self.repo_id}"
-
-    @property
-    def option(self) -> str:
-        """The argument that names the repository."""
-        return "--space" if self.repo_type == "space" else "--repo_id"
 
 
 @dataclass(frozen=True)
@@ -129,24 +119,26 @@ def check_target(target: Target) -> None:
     try:
         validate_repo_id(target.repo_id)
     except HFValidationError as error:
-        raise HubError(f"{target.option} {target.repo_id!r} is no name the Hub takes: {error}", WRONG_NAME) from error
+        raise HubError(
+            f"{target.option} {target.repo_id!r} is not a valid name on the Hub: {error}", WRONG_NAME
+        ) from error
     if "/" not in target.repo_id:
         raise HubError(f"{target.option} must be owner/name, such as user/{target.repo_id}.", WRONG_NAME)
     if target.create_pr and (target.revision or target.tag):
-        raise HubError("--create_pr goes to a branch of its own; leave --revision and --tag out.", WRONG_NAME)
+        raise HubError("--create_pr publishes to a branch of its own. Leave out --revision and --tag.", WRONG_NAME)
 
 
 def publish(
     folder: Path,
     target: Target,
     api: HfApi,
-    say: Callable[[str], None] = print,
-    pauses: Sequence[float] = PAUSES,
+    say: Callable[[str], None] = logger.info,
+    pauses: Sequence[float] | None = None,
 ) -> Outcome:
     """Make the repository hold the folder's files, and verify that it does.
 
-    What may pass (the network, a rate limit, a server's error, somebody else's commit) is tried again after each of
-    `pauses` seconds; everything else, and what does not pass, is a `HubError`.
+    Transient problems (the network, a rate limit, a server error, somebody else's commit) are retried after each of
+    `pauses` (default: `PAUSES`). Everything else, and what does not go away, is a `HubError`.
     """
     check_target(target)
     files = staged_files(folder)
@@ -154,9 +146,9 @@ def publish(
 
 
 def check_access(
-    target: Target, api: HfApi, say: Callable[[str], None] = print, pauses: Sequence[float] = PAUSES
+    target: Target, api: HfApi, say: Callable[[str], None] = logger.info, pauses: Sequence[float] | None = None
 ) -> None:
-    """Raise the `HubError` that can be told before anything is staged: token, name, type of the repository."""
+    """Raise a `HubError` for what can be checked before anything is staged: token, name, type of the repository."""
 
     def look() -> None:
         api.whoami()
@@ -167,43 +159,76 @@ def check_access(
 
 
 def check_model(
-    model: str, target: Target, api: HfApi, say: Callable[[str], None] = print, pauses: Sequence[float] = PAUSES
+    model: str,
+    target: Target,
+    api: HfApi,
+    say: Callable[[str], None] = logger.info,
+    pauses: Sequence[float] | None = None,
 ) -> None:
-    """Raise a `HubError` unless a Space can draw with `model`: it is on the Hub, and public."""
+    """Raise a `HubError` unless a Space can load `model`: it is on the Hub, and public."""
 
     def look() -> None:
         try:
             private = api.repo_info(model).private
         except RepositoryNotFoundError as error:
             raise HubError(
-                f"The Hub has no model {model} for the Space to draw with; push the model first.", WRONG_NAME
+                f"The Hub has no model {model} for the Space to load. Push the model first.", WRONG_NAME
             ) from error
         if private and not target.private:
             raise HubError(
-                f"{model} is private, so a public Space would show what nobody else may see; push it with --private.",
-                REFUSED,
+                f"{model} is private, and a public Space would expose it. Push the Space with --private.", REFUSED
             )
 
     persist(look, target, say, pauses)
 
 
-def persist(work: Callable[[], Result], target: Target, say: Callable[[str], None], pauses: Sequence[float]) -> Result:
-    """`work()`, tried again after each of `pauses` seconds while it fails for what may pass."""
-    pauses = [*pauses]
+def validate_card(
+    folder: Path, target: Target, say: Callable[[str], None] = logger.info, pauses: Sequence[float] | None = None
+) -> None:
+    """Have the Hub check the card before anything is uploaded; a large dataset's card would come with its last commit.
+
+    Raises:
+        HubError: the Hub refuses the card, or cannot be reached.
+    """
+
+    def look() -> None:
+        try:
+            CARDS[target.repo_type].load(folder / "README.md").validate()
+        except ValueError as error:
+            if isinstance(error.__context__, HfHubHTTPError):  # a reply with status 400
+                raise HubError(f"The Hub refuses the card: {refusal(error)}.", REFUSED) from error
+            raise
+
+    persist(look, target, say, pauses)
+
+
+def refusal(error: ValueError) -> str:
+    """What the Hub said of a card, of which `RepoCard.validate` gives the reply as it came."""
+    try:
+        return "; ".join(found["message"].rstrip(".") for found in json.loads(str(error))["errors"])
+    except (ValueError, KeyError, TypeError):
+        return one_line(str(error)).rstrip(".")
+
+
+def persist(
+    work: Callable[[], Result], target: Target, say: Callable[[str], None], pauses: Sequence[float] | None
+) -> Result:
+    """`work()`, retried after each of `pauses` (seconds; default `PAUSES`) while problems are transient."""
+    pauses = [*(PAUSES if pauses is None else pauses)]
     while True:
         try:
             return work()
-        except PASSING as error:
-            if isinstance(error, HFValidationError) or (failure := final_error(error, target)):
+        except TRANSIENT as error:
+            if failure := final_error(error, target):
                 raise failure from error
             if not pauses or (pause := asked_pause(error, pauses.pop(0))) > LONGEST_PAUSE:
                 raise given_up(error, target) from error
-            say(f"{reason(error)}; trying again in {pause:g} s")
+            say(f"{reason(error)}; retrying in {pause:g} s")
             time.sleep(pause)
 
 
 def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Callable[[str], None]) -> Outcome:
-    """One try of `publish`, from the beginning; what earlier ones achieved is found on the Hub."""
+    """One attempt of `publish`, from the beginning; what earlier ones achieved is on the Hub."""
     user = api.whoami()["name"]
     if not repository_exists(target, api):
         api.create_repo(
@@ -219,7 +244,7 @@ def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Calla
     refuse_stale_weights(files, remote)
     while different := [file for file in files if not file.equals(remote.get(file.path))]:
         if changed > 2 * len(files):
-            raise ValueError("the Hub holds other content than was sent")
+            raise ValueError("the Hub holds other content than was uploaded")
         different.sort(key=lambda file: file.path.endswith(INDEX_FILES))
         part = different[:COMMIT_FILES]
         say(f"uploading {len(part)} of {len(different)} files, {file_size(sum(file.size for file in part))}")
@@ -240,15 +265,15 @@ def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Calla
         if pull_request.status == "draft":
             api.change_discussion_status(target.repo_id, pull_request.num, "open", repo_type=target.repo_type)
     if target.tag:
-        put_tag(target, api, head)
+        put_tag(target.tag, target, api, head)
     return Outcome(changed, head, url)
 
 
 def repository_exists(target: Target, api: HfApi) -> bool:
-    """Whether the repository is there.
+    """Whether the repository exists.
 
     Raises:
-        HubError: the name is taken by another type of repository, or it is public and should be private.
+        HubError: the name belongs to another type of repository, or it is public and should be private.
     """
     try:
         there = api.repo_info(target.repo_id, repo_type=target.repo_type)
@@ -256,25 +281,25 @@ def repository_exists(target: Target, api: HfApi) -> bool:
         for other in REPO_TYPES:
             if other != target.repo_type and api.repo_exists(target.repo_id, repo_type=other):
                 raise HubError(
-                    f"{target.repo_id} is a {other} on the Hub, not a {target.repo_type};"
-                    f" choose another {target.option}.",
+                    f"{target.repo_id} is a {other} on the Hub, not a {target.repo_type}."
+                    f" Choose another {target.option}.",
                     OTHER_TYPE,
                 ) from None
         return False
     if target.private and not there.private:
         raise HubError(
-            f"{target.repo_id} is public already, and a push does not change that; leave --private out, choose"
-            f" another {target.option}, or make it private in its settings.",
+            f"{target.repo_id} is already public, and a push does not change that. Leave out --private, choose another"
+            f" {target.option}, or make the repository private in its settings.",
             REFUSED,
         )
     return True
 
 
 def target_revision(files: Sequence[StagedFile], target: Target, api: HfApi, user: str):
-    """The branch to commit to, made if need be, and its pull request (None without).
+    """The branch to commit to, created if necessary, and its pull request (None without).
 
-    A pull request that an earlier push of this user opened is gone on with. Ours begin as drafts and are opened once
-    they hold everything.
+    A pull request from an earlier push by this user is reused. Ours start as drafts and are opened once they are
+    complete.
     """
     if not target.create_pr:
         if target.revision:
@@ -293,36 +318,37 @@ def target_revision(files: Sequence[StagedFile], target: Target, api: HfApi, use
 def remote_tree(target: Target, api: HfApi, revision: str) -> tuple[str, dict[str, RepoFile]]:
     """Commit and files {path: file} of a revision."""
     head = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=revision).sha
+    assert head is not None  # the Hub always gives it
     entries = api.list_repo_tree(target.repo_id, recursive=True, revision=head, repo_type=target.repo_type)
     return head, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
 def refuse_stale_weights(files: Sequence[StagedFile], remote: dict[str, RepoFile]) -> None:
-    """Other files of a repository stay; weights of an earlier model in our folders would be loaded with ours."""
+    """Raise a `HubError` for weights of an earlier model in our folders, which would be loaded with ours."""
     ours = {file.path for file in files}
     stale = sorted(path for path in remote if COMPONENT_WEIGHTS.fullmatch(path) and path not in ours)
     if stale:
         raise HubError(
-            f"The repository holds {', '.join(stale)} of an earlier model, which would be mixed with this one; delete"
-            " them there first, or push the same variants as then.",
+            f"The repository holds {', '.join(stale)} of an earlier model, which would be mixed with this one. Delete"
+            " these files on the Hub first, or push the same variants as before.",
             REFUSED,
         )
 
 
-def put_tag(target: Target, api: HfApi, commit: str) -> None:
+def put_tag(tag: str, target: Target, api: HfApi, commit: str) -> None:
     refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
-    earlier = {tag.name: tag.target_commit for tag in refs.tags}.get(target.tag)
+    earlier = {found.name: found.target_commit for found in refs.tags}.get(tag)
     if earlier is None:
-        api.create_tag(target.repo_id, tag=target.tag, revision=commit, repo_type=target.repo_type)
+        api.create_tag(target.repo_id, tag=tag, revision=commit, repo_type=target.repo_type)
     elif earlier != commit:
         raise HubError(
-            f"The files are published, but tag {target.tag} is at another commit, {earlier[:8]}; choose another.",
+            f"The files are published, but tag {tag} is at another commit, {earlier[:8]}. Choose another tag.",
             CONFLICT,
         )
 
 
 def differences(folder: Path, target: Target, api: HfApi) -> Iterator[tuple[str, StagedFile]]:
-    """What a push would do, file by file: "new", "changed" or "same". Reads the Hub, changes nothing there."""
+    """What a push would do, file by file: "new", "changed" or "same". Only reads from the Hub."""
     check_target(target)
     try:
         _, remote = remote_tree(target, api, target.revision or "main")
@@ -339,7 +365,7 @@ def differences(folder: Path, target: Target, api: HfApi) -> Iterator[tuple[str,
 
 
 def response_of(error: BaseException):
-    """The Hub's reply behind an error, which the client may have wrapped."""
+    """The Hub's reply behind an error that the client may have wrapped."""
     return next((cause.response for cause in causes(error) if isinstance(cause, HfHubHTTPError)), None)
 
 
@@ -351,24 +377,24 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def final_error(error: Exception, target: Target) -> HubError | None:
-    """The error in words if trying again cannot help, else None."""
+    """The error in words if a retry cannot help, else None."""
     if isinstance(error, LocalTokenNotFoundError):
-        return HubError("There is no access token; log in with `hf auth login`, or set HF_TOKEN.", NO_TOKEN)
+        return HubError("No access token found. Log in with `hf auth login`, or set HF_TOKEN.", NO_TOKEN)
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError("The Hub is switched off by HF_HUB_OFFLINE; unset it to publish.", NO_NETWORK)
+        return HubError("HF_HUB_OFFLINE is set, so the Hub is not used. Unset it to publish.", NO_NETWORK)
     if (response := response_of(error)) is None:
         return None
     said = server_message(response)
     if "whoami" in str(response.url) and response.status_code == 401:
         return HubError(
-            "The Hub does not know this access token; make one with the right to write at"
+            "The Hub does not accept this access token. Create one with write access at"
             " https://huggingface.co/settings/tokens and log in with `hf auth login`.",
             NO_TOKEN,
         )
     if response.status_code in (401, 403):
         return HubError(
-            f"This token may not write to {target.path} ({said}); ask its owner, use a token with the right to write,"
-            " or publish under a name of your own.",
+            f"This token may not write to {target.path} ({said}). Ask its owner, use a token with write access, or"
+            " publish under your own name.",
             NO_RIGHT,
         )
     if response.status_code == 404:
@@ -382,11 +408,11 @@ def given_up(error: Exception, target: Target) -> HubError:
     response = response_of(error)
     if response is not None and response.status_code in (409, 412):
         return HubError(
-            f"Others kept committing to {target.path} at the same time, so nothing was published; push again.",
+            f"Others kept committing to {target.path} at the same time, so nothing was published. Push again.",
             CONFLICT,
         )
     return HubError(
-        f"The push to {target.path} did not get through: {reason(error)}. Push again later; it goes on from there.",
+        f"The push to {target.path} failed: {reason(error)}. Push again later; it resumes from there.",
         NO_NETWORK,
     )
 
@@ -402,12 +428,12 @@ def reason(error: BaseException) -> str:
     if response.status_code in (409, 412):
         return "somebody else committed at the same time"
     if response.status_code == 429:
-        return "the Hub's rate limit is reached"
+        return "the Hub's rate limit was reached"
     return f"the Hub answered {response.status_code} ({server_message(response)})"
 
 
 def server_message(response) -> str:
-    """What the Hub says of its refusal: in a header, as the reply's error, or as a list of a card's errors."""
+    """Why the Hub refused: from a header, the reply's error, or a list of the errors in a card."""
     if message := response.headers.get("X-Error-Message"):
         return message
     try:

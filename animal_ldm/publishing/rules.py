@@ -1,7 +1,7 @@
-"""What the Hub asks of a card, checked without the Hub.
+"""The Hub's rules for cards, checked offline.
 
-The Hub checks a card when it is committed, and takes some mistakes as they are: a picture that is not there, a figure
-that is no number.
+The Hub checks a card when it is committed, but accepts some mistakes: an image that is missing, a figure that is not a
+number.
 """
 
 import math
@@ -57,7 +57,7 @@ def check_card(content: str, repo_type: str, folder: Path) -> None:
         "space": (SpaceCard, space_problems),
     }[repo_type]
     if not content.startswith("---\n"):
-        raise InputError("The card must begin with its metadata between two lines of ---.")
+        raise InputError("The card must begin with its metadata between two lines of ---, but does not.")
     card = card_class(content)
     if str(card) != content:
         raise InputError("The card's metadata changes when it is read and written again.")
@@ -72,21 +72,21 @@ def check_card(content: str, repo_type: str, folder: Path) -> None:
 def common_problems(data: dict) -> Iterator[str]:
     license = data.get("license")
     if license not in LICENSES:
-        yield f"license {license!r} is no identifier of https://huggingface.co/docs/hub/repositories-licenses"
+        yield f"license {license!r} is not an identifier from https://huggingface.co/docs/hub/repositories-licenses"
     if license == "other" and not re.fullmatch(r"[a-z0-9.-]+", data.get("license_name") or ""):
-        yield "license other needs license_name, in small letters and with - for spaces"
+        yield "license other needs license_name, in lower case, with - for spaces"
     if license != "other" and (data.get("license_name") or data.get("license_link")):
-        yield "license_name and license_link belong to license other alone"
+        yield "license_name and license_link are for license other only"
     for name in as_list(data.get("language")):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)*|code|multilingual", str(name)):
-            yield f"language {name!r} is no code of ISO 639, such as en"
+            yield f"language {name!r} is not an ISO 639 code such as en"
     for name in ("tags", "language", "datasets"):
         if not all(isinstance(value, str) and value for value in as_list(data.get(name))):
-            yield f"{name} must be texts"
+            yield f"{name} must be strings"
     for name in ("datasets", "base_model", "models"):
         for value in as_list(data.get(name)):
             if not is_repo_id(value):
-                yield f"{name} {value!r} is no id on the Hub, such as owner/name"
+                yield f"{name} {value!r} is not an id on the Hub such as owner/name"
 
 
 def model_problems(data: dict) -> Iterator[str]:
@@ -112,7 +112,7 @@ def model_problems(data: dict) -> Iterator[str]:
 def dataset_problems(data: dict) -> Iterator[str]:
     for size in as_list(data.get("size_categories")):
         if size not in SIZES:
-            yield f"size_categories {size!r} is none of {', '.join(sorted(SIZES))}"
+            yield f"size_categories {size!r} must be one of {', '.join(sorted(SIZES))}"
     for config in as_list(data.get("configs")):
         if not {"config_name", "data_files"} <= set(config):
             yield "a configuration needs config_name and data_files"
@@ -120,16 +120,16 @@ def dataset_problems(data: dict) -> Iterator[str]:
 
 def space_problems(data: dict) -> Iterator[str]:
     if data.get("sdk") != "gradio" or not re.fullmatch(r"\d+\.\d+\.\d+", str(data.get("sdk_version"))):
-        yield "sdk must be gradio, and sdk_version one of its releases, such as 6.0.0"
+        yield "sdk must be gradio, and sdk_version a release such as 6.0.0"
     if not re.fullmatch(r"3\.\d+(\.\d+)?", str(data.get("python_version", "3.10"))):
-        yield "python_version must be a release of Python 3"
+        yield "python_version must be a release of Python 3, such as 3.12"
     for name in ("colorFrom", "colorTo"):
         if data.get(name) not in COLORS:
             yield f"{name} must be one of {', '.join(COLORS)}"
     if not data.get("title") or not data.get("emoji") or re.search(r"[\w\s]", data["emoji"]):
-        yield "a Space needs a title, and an emoji that is nothing else"
+        yield "a Space needs a title, and a single emoji"
     if len(data.get("short_description", "")) > LONGEST_DESCRIPTION:
-        yield f"short_description may have {LONGEST_DESCRIPTION} characters"
+        yield f"short_description must have at most {LONGEST_DESCRIPTION} characters"
     if not isinstance(data.get("pinned"), bool):
         yield "pinned must be true or false"
 
@@ -139,7 +139,7 @@ def file_problems(card: ModelCard | DatasetCard | SpaceCard, folder: Path) -> It
     shown += REFERENCE.findall(CODE.sub("", card.text))
     for path in shown:
         if not re.match(r"https?://|#|mailto:", path) and not (folder / path).is_file():
-            yield f"the card shows {path}, which is not there"
+            yield f"the card shows {path}, which does not exist"
 
 
 def as_list(value) -> list:

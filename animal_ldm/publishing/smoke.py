@@ -1,7 +1,7 @@
-"""Load a staged model as a stranger would and draw a picture: `python -P smoke.py SPEC`, in a process of its own.
+"""Load a staged model as a stranger would and generate an image: `python -P smoke.py SPEC`, in its own process.
 
-The process has diffusers, but not this package: what works here needs nothing but what is in the folder. Prints, as
-JSON, the SHA-256 of the picture's pixels by each way of loading.
+The process has diffusers but not this package: what works here needs nothing but what is in the folder. Prints JSON:
+the SHA-256 of the image's pixels by each way to load the model.
 
 SPEC is JSON: folder, prompt, seed, size, num_inference_steps, guidance_scale, variant (None or "fp16").
 """
@@ -9,6 +9,7 @@ SPEC is JSON: folder, prompt, seed, size, num_inference_steps, guidance_scale, v
 import hashlib
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ ROUTES = {
 }
 
 
-def draw(pipeline: DiffusionPipeline, spec: dict) -> np.ndarray:
-    """One picture, float32 (H, W, 3) in [0, 1]."""
+def generate(pipeline: Any, spec: dict) -> np.ndarray:
+    """One image, float32 (H, W, 3) in [0, 1]."""
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
         spec["prompt"],
@@ -40,23 +41,23 @@ def draw(pipeline: DiffusionPipeline, spec: dict) -> np.ndarray:
     ).images[0]
 
 
-def pixels_digest(picture: np.ndarray) -> str:
-    return hashlib.sha256((picture * 255).round().astype(np.uint8).tobytes()).hexdigest()
+def pixels_digest(image: np.ndarray) -> str:
+    return hashlib.sha256((image * 255).round().astype(np.uint8).tobytes()).hexdigest()
 
 
 def main() -> None:
-    sys.modules["animal_ldm"] = None  # any import of it fails, even where it is installed
+    sys.modules["animal_ldm"] = None  # type: ignore[assignment]  # importing it fails, even where it is installed
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     spec = json.loads(sys.argv[1])
     digests = {
-        name: pixels_digest(draw(cls.from_pretrained(spec["folder"], **arguments), spec))
+        name: pixels_digest(generate(cls.from_pretrained(spec["folder"], **arguments), spec))
         for name, (cls, arguments) in ROUTES.items()
     }
     if spec["variant"]:
         half = DiffusionPipeline.from_pretrained(spec["folder"], variant=spec["variant"], dtype=torch.float16)
-        if not np.isfinite(draw(half, spec)).all():
-            sys.exit(f"the weights of variant {spec['variant']} draw no finite picture")
+        if not np.isfinite(generate(half, spec)).all():
+            sys.exit(f"the weights of variant {spec['variant']} generate values that are not finite")
     print(json.dumps(digests))
 
 

@@ -2,17 +2,30 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
-import torch
 from huggingface_hub import HfApi
 from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline
-from animal_ldm.evaluation.draw import model_digest
-from animal_ldm.evaluation.features import Extractor
-from animal_ldm.evaluation.report import SCHEMA_VERSION, Photos, Reference, measure
+from animal_ldm.digest import encoder_digest, pipeline_digest
+from animal_ldm.evaluation.results import (
+    ClassResult,
+    Curve,
+    DataInfo,
+    ExtractorInfo,
+    FrechetCurves,
+    Metric,
+    ModelInfo,
+    RealPhotos,
+    Results,
+    SameN,
+    SamplingInfo,
+)
+from animal_ldm.publishing.training_record import TrainingRecord, parse_training_record
+from animal_ldm.sampling import Sampling
 
 from ..conftest import TINY_CLASSES
 from .hub_server import TOKEN, Hub
@@ -69,6 +82,7 @@ def training_report() -> dict:
     return {
         "arguments": {
             "data": "/home/me/prepared",
+            "output_dir": "runs/secret/unet",
             "vae": "stabilityai/sd-vae-ft-mse",
             "text_encoder": "scratch",
             "image_size": 16,
@@ -91,45 +105,83 @@ def training_report() -> dict:
 
 
 @pytest.fixture(scope="session")
-def results() -> dict:
-    """results.json as the evaluation makes it, of features drawn from a normal distribution."""
-    generator = torch.Generator().manual_seed(0)
+def record(training_report) -> TrainingRecord:
+    return parse_training_record(training_report)
 
-    def photos(n: int) -> Photos:
-        labels = tuple(TINY_CLASSES[i % len(TINY_CLASSES)] for i in range(n))
-        return Photos(torch.randn(n, 6, generator=generator), labels)
 
-    extractor = Extractor("squeezenet", "ef" * 32, 128, None, torch.device("cpu"))
-    measured = measure(Reference(extractor, photos(80), photos(24)), [photos(48), photos(48)], seed=0)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": {"name": "tiny", "digest": None},
-        "data": {
-            "name": "prepared",
-            "reference": "train",
-            "held_out": "validation",
-            "photos": {"train": 80, "validation": 24},
-            "digests": {"train": "12" * 32, "validation": "34" * 32},
-            "classes": dict.fromkeys(TINY_CLASSES, 20),
-        },
-        "extractor": extractor.describe(),
-        "sampling": {
-            "guidance_scale": 2.0,
-            "num_inference_steps": 2,
-            "guidance_rescale": 0.0,
-            "guidance_interval": [0.0, 1.0],
-            "seed": 0,
-            "class_mix": "data",
-            "prompts": {"zebra": "a zebra"},
-            "scheduler": "DDIMScheduler",
-            "dtype": "float32",
-            "image_size": 16,
-        },
-        "sweep": None,
-        "autoencoder": None,
-        "environment": {},
-        **measured,
-    }
+EXTRACTOR = ExtractorInfo("squeezenet", "ef" * 32, "bicubic to 224 x 224")
+# name, label, k, better, value, what real photos score, note
+METRICS = [
+    ("frechet_distance", "FD (squeezenet)", None, "lower", 12.25, 5.5, None),
+    ("frechet_distance_ratio", "FD (squeezenet) / real photos'", None, "lower", 2.5, 1.0, None),
+    ("frechet_distance_infinity", "FD (squeezenet), N→∞", None, "lower", 10.125, 3.5, None),
+    ("kernel_distance", "KD (squeezenet)", None, "lower", 0.75, -0.25, "± 0.1 over 100 random subsets of 20"),
+    ("precision", "precision, k=10", 10, "higher", 0.925, 0.875, "above real photos: read recall too"),
+    ("recall", "recall, k=10", 10, "higher", 0.5, 0.9, None),
+    ("precision", "precision, k=3", 3, "higher", 0.7, 0.65, "above real photos: read recall too"),
+    ("recall", "recall, k=3", 3, "higher", 0.125, 0.7, None),
+    ("density", "density, k=5", 5, "near real photos", 1.125, 0.95, None),
+    ("prompt_accuracy", "prompt accuracy", None, "higher", 0.8, 0.95, "share of samples that a linear probe assigns"),
+    ("authpct", "AuthPct", None, "near real photos", 86.5, None, "percent of samples farther from their nearest"),
+]
+
+
+@pytest.fixture(scope="session")
+def results() -> Results:
+    """As an evaluation writes it: two sample sets, features of SqueezeNet."""
+    sampling = Sampling(num_inference_steps=2, guidance_scale=2.0)
+    metrics = [
+        Metric(
+            name=name,
+            label=label,
+            value=value,
+            std=value / 16,
+            better=better,
+            repeats=2,
+            n_generated=48,
+            n_real=80,
+            k=k,
+            seed=0,
+            extractor=EXTRACTOR,
+            sampling=sampling,
+            real_photos=None if photos is None else RealPhotos(24, photos),
+            same_n=SameN(24, value * 1.25, 0.5) if name in ("frechet_distance", "precision", "recall") else None,
+            note=note,
+        )
+        for name, label, k, better, value, photos, note in METRICS
+    ]
+    curve = Curve(10.125, 100.0, [12, 24, 48], [20.0, 15.0, 12.25])
+    return Results(
+        model=ModelInfo("tiny", None),
+        data=DataInfo(
+            name="prepared",
+            reference="train",
+            held_out="validation",
+            photos={"train": 80, "validation": 24},
+            digests={"train": "12" * 32, "validation": "34" * 32},
+            classes=dict.fromkeys(TINY_CLASSES, 20),
+            image_size=16,
+        ),
+        extractor=EXTRACTOR,
+        sampling=SamplingInfo(
+            num_inference_steps=2,
+            guidance_scale=2.0,
+            guidance_rescale=0.0,
+            guidance_interval=(0.0, 1.0),
+            seed=0,
+            class_mix="data",
+            prompts={"zebra": "a zebra"},
+            scheduler="DDIMScheduler",
+            dtype="float32",
+            image_size=16,
+        ),
+        metrics=metrics,
+        fd_curves=FrechetCurves(curve, curve),
+        per_class=[ClassResult(name, 12, 0.8125 - i / 100, 0.85, "wolf") for i, name in enumerate(TINY_CLASSES)],
+        sweep=None,
+        autoencoder=None,
+        versions={},
+    )
 
 
 @pytest.fixture
@@ -137,7 +189,9 @@ def model(tiny_pipeline_folder, training_report, tmp_path):
     """A trained pipeline's folder, with what a training leaves beside it."""
     folder = tmp_path / "tiny"
     shutil.copytree(tiny_pipeline_folder, folder)
-    (folder / "training_report.json").write_text(json.dumps(training_report))
+    encoder = encoder_digest(AnimalLDMPipeline.from_pretrained(folder).vae)
+    report = training_report | {"identity": training_report["identity"] | {"vae": encoder}}
+    (folder / "training_report.json").write_text(json.dumps(report))
     for name in ("checkpoints/images-0000004800.pt", "logs/events.out.tfevents.1", "samples/samples-0000004800.png"):
         (folder / name).parent.mkdir()
         (folder / name).write_bytes(b"not to be published")
@@ -152,9 +206,8 @@ def evaluation(model, results, tmp_path):
     """A folder that an evaluation of `model` wrote."""
     folder = tmp_path / "evaluation" / "tiny"
     folder.mkdir(parents=True)
-    digest = model_digest(AnimalLDMPipeline.from_pretrained(model))
-    measured = results | {"model": {"name": "tiny", "digest": digest}}
-    (folder / "results.json").write_text(json.dumps(measured, ensure_ascii=False))
+    digest = pipeline_digest(AnimalLDMPipeline.from_pretrained(model))
+    replace(results, model=ModelInfo("tiny", digest)).write(folder / "results.json")
     for name in ("samples.png", "precision_recall.png", "nearest.png"):
         Image.new("RGB", (8, 8)).save(folder / name)
     return folder

@@ -20,10 +20,10 @@ from animal_ldm.publishing.hub import (
     TITLE,
     WRONG_NAME,
     HubError,
-    Target,
     differences,
     publish,
 )
+from animal_ldm.publishing.request import Target
 
 from .hub_server import STRANGER, TOKEN, Fault, small_file
 
@@ -310,7 +310,8 @@ PUSHER = """
 import sys
 from pathlib import Path
 from huggingface_hub import HfApi
-from animal_ldm.publishing.hub import Target, publish
+from animal_ldm.publishing.hub import publish
+from animal_ldm.publishing.request import Target
 print("begins", flush=True)
 publish(Path(sys.argv[1]), Target("user/model"), HfApi())
 """

@@ -12,6 +12,7 @@ import pytest
 
 import push_to_hub
 from animal_ldm import cli
+from animal_ldm.commands.push import main
 from animal_ldm.errors import InputError
 from animal_ldm.publishing import hub as publishing_hub
 
@@ -24,25 +25,24 @@ PUSH = ["--repo_id", "user/model"]
 def logged_in(hub, online, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for function in (publishing_hub.check_access, publishing_hub.publish):
-        monkeypatch.setattr(function, "__defaults__", (print, (0, 0, 0, 0)))
+    monkeypatch.setattr(publishing_hub, "PAUSES", (0, 0, 0, 0))
 
 
 def exit_code(*arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
-        push_to_hub.main([*arguments])
+        main([*arguments])
     return left.value.code
 
 
 def test_push_and_push_again(model, hub, logged_in, no_smoke_test, capsys):
-    push_to_hub.main([str(model), *PUSH])
+    main([str(model), *PUSH])
     [commit] = hub.commits("user/model")
     first = capsys.readouterr()
     assert f"{len(hub.files('user/model')) - 1} files committed" in first.out
-    assert "the card says not measured" in first.out
+    assert 'marked "not measured"' in first.out
     cli.main(["push", str(model), *PUSH])
     second = capsys.readouterr()
-    assert "nothing to do, all is there" in second.out
+    assert "nothing to do, everything is up to date" in second.out
     assert hub.commits("user/model") == [commit]
     assert TOKEN not in first.out + first.err + second.out + second.err
     assert not any(TOKEN.encode() in content for content in hub.files("user/model").values())
@@ -50,7 +50,7 @@ def test_push_and_push_again(model, hub, logged_in, no_smoke_test, capsys):
 
 def test_dry_run(model, evaluation, hub, logged_in, no_smoke_test, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where evaluation/tiny is
-    push_to_hub.main([str(model), *PUSH, "--dry_run", "--staged", str(tmp_path / "staged")])
+    main([str(model), *PUSH, "--dry_run", "--staged", str(tmp_path / "staged")])
     out = capsys.readouterr().out
     assert hub.repositories == {}
     assert {method for method, _ in hub.requests} == {"GET"}
@@ -60,23 +60,23 @@ def test_dry_run(model, evaluation, hub, logged_in, no_smoke_test, capsys, monke
     assert "would upload 20," in out
     assert "278 kB" in out
 
-    push_to_hub.main([str(model), *PUSH])
+    main([str(model), *PUSH])
     hub.add_commit(hub.repositories["model", "user/model"], "main", "x", {"README.md": small_file(b"edited")})
     capsys.readouterr()
-    push_to_hub.main([str(model), *PUSH, "--dry_run"])
+    main([str(model), *PUSH, "--dry_run"])
     assert "would upload 1," in capsys.readouterr().out
 
 
 def test_dry_run_without_network(model, online, no_smoke_test, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    push_to_hub.main([str(model), *PUSH, "--dry_run"])
-    assert "what would change is not known: no connection to the Hub" in capsys.readouterr().out
+    main([str(model), *PUSH, "--dry_run"])
+    assert "what would change is unknown: no connection to the Hub" in capsys.readouterr().out
 
 
 def test_statements_reach_the_card(model, hub, logged_in, no_smoke_test, tmp_path):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/dataset_card.md").write_text("---\nlicense: cc-by-4.0\n---\n")
-    push_to_hub.main(
+    (tmp_path / "photos/dataset_card.md").write_text("---\nlicense: cc-by-4.0\npretty_name: Wild animals\n---\n")
+    main(
         [
             *(str(model), *PUSH, "--developed_by", "A. Person", "--contact", "me@example.org", "--license", "mit"),
             *("--data", str(tmp_path / "photos"), "--dataset_id", "user/photos", "--provider", "a laptop"),
@@ -88,12 +88,13 @@ def test_statements_reach_the_card(model, hub, logged_in, no_smoke_test, tmp_pat
         "A. Person",
         "<me@example.org>",
         "a laptop",
-        "own: cc-by-4.0",
+        "own terms: cc-by-4.0",
+        "Wild animals: 1,234 training photos",
         "datasets/user/photos",
         "license: mit",
     ):
         assert text in card
-    assert "- Seen in the grids: Heads are lost.\n- Seen in the grids: Legs are many.\n" in card
+    assert "- Seen in samples: Heads are lost.\n- Seen in samples: Legs are many.\n" in card
     assert "- **Region:** FRA" in card  # the country of the training
 
 
@@ -118,16 +119,31 @@ def test_exit_codes(model, hub, logged_in, no_smoke_test, capsys, monkeypatch, t
 
 
 def test_wrong_arguments(model, logged_in, tmp_path):
-    with pytest.raises(InputError, match="one of MODEL"):
-        push_to_hub.main([*PUSH])
-    with pytest.raises(InputError, match="must be an empty folder"):
-        push_to_hub.main([str(model), *PUSH, "--staged", str(model)])
-    with pytest.raises(InputError, match="There is no"):
-        push_to_hub.main([str(tmp_path), *PUSH])
+    with pytest.raises(InputError, match="exactly one of MODEL"):
+        main([*PUSH])
+    with pytest.raises(InputError, match="must be an empty or new folder"):
+        main([str(model), *PUSH, "--staged", str(model)])
+    with pytest.raises(InputError, match="not found"):
+        main([str(tmp_path), *PUSH])
 
 
 def test_script_stays_thin():
-    assert len(Path(push_to_hub.__file__).read_text().splitlines()) <= 300
+    assert len(Path(push_to_hub.__file__).read_text().splitlines()) <= 10
+
+
+def test_the_hub_is_asked_about_the_card_before_anything_is_uploaded(model, hub, logged_in, no_smoke_test, capsys):
+    hub.faults = [Fault("POST", "validate-yaml", "error", times=99)]
+    assert exit_code(str(model), *PUSH) == publishing_hub.NO_NETWORK
+    assert "the Hub answered 500" in capsys.readouterr().err
+    assert hub.repositories == {}
+
+
+def test_card_that_the_hub_refuses(hub, logged_in, tmp_path, monkeypatch):
+    monkeypatch.setitem(publishing_hub.CARDS, "model", publishing_hub.SpaceCard)  # whose rules this Hub knows
+    (tmp_path / "README.md").write_text("---\nsdk: none\n---\n")
+    with pytest.raises(publishing_hub.HubError, match='refuses the card: "sdk" must be one of the list') as error:
+        publishing_hub.validate_card(tmp_path, publishing_hub.Target("user/model"))
+    assert error.value.exit_code == publishing_hub.REFUSED
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ import sys
 import pytest
 from huggingface_hub import SpaceCard
 
-import push_to_hub
+from animal_ldm.commands.push import main
 from animal_ldm.publishing import hub as publishing_hub
-from animal_ldm.publishing.hub import Target, publish
-from animal_ldm.publishing.staging import DEMO, stage_space
+from animal_ldm.publishing.hub import publish
+from animal_ldm.publishing.request import Target
+from animal_ldm.publishing.spaces import DEMO, stage_space
 
 from .hub_server import TOKEN, Fault
 from .test_hub import PAUSES
@@ -66,19 +67,19 @@ def test_runs_from_its_files_and_the_hub_alone(staged, model, hub, api, tmp_path
 
 def test_push_and_push_again(hub, logged_in, capsys):  # noqa: F811
     hub.create("model", "user/tiny_model")
-    push_to_hub.main([*SPACE])
+    main([*SPACE])
     assert hub.repositories["space", "user/demo"].sdk == "gradio"
     files = hub.files("user/demo", kind="space")
     assert files.keys() == {".gitattributes", "README.md", "app.py", "requirements.txt"}
     assert b"tiny_model" in files["README.md"]  # in place of the one that the Hub begins with
     assert "spaces/user/demo" in capsys.readouterr().out
-    push_to_hub.main([*SPACE])
+    main([*SPACE])
     assert "nothing to do" in capsys.readouterr().out
     assert len(hub.commits("user/demo", kind="space")) == 1
 
 
 def test_dry_run(hub, logged_in, capsys):  # noqa: F811
-    push_to_hub.main(["--repo_id", "user/tiny_model", "--space", "other/demo", "--dry_run"])
+    main(["--repo_id", "user/tiny_model", "--space", "other/demo", "--dry_run"])
     out = capsys.readouterr().out
     assert hub.repositories == {}
     assert "sdk: gradio" in out and "app.py" in out
@@ -87,14 +88,14 @@ def test_dry_run(hub, logged_in, capsys):  # noqa: F811
 
 def test_refused(hub, logged_in, capsys):  # noqa: F811
     assert exit_code(*SPACE) == publishing_hub.WRONG_NAME
-    assert "push the model first" in capsys.readouterr().err
+    assert "Push the model first" in capsys.readouterr().err
     hub.create("model", "user/tiny_model", private=True)
     assert exit_code(*SPACE) == publishing_hub.REFUSED
     assert exit_code("--repo_id", "tiny_model", "--space", "demo") == publishing_hub.WRONG_NAME
     assert exit_code("--repo_id", "user/tiny_model", "--space", "my demo") == publishing_hub.WRONG_NAME
     assert "--space" in capsys.readouterr().err
     assert exit_code("--repo_id", "user/tiny_model", "--space", "tiny_model") == publishing_hub.OTHER_TYPE
-    push_to_hub.main([*SPACE, "--private"])
+    main([*SPACE, "--private"])
     assert hub.repositories["space", "user/demo"].private
 
 

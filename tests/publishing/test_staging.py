@@ -11,9 +11,12 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from animal_ldm.errors import InputError
-from animal_ldm.publishing.card import Sample
-from animal_ldm.publishing.hub import Target, publish
-from animal_ldm.publishing.staging import check_files, photo_licence, smoke_test, stage_dataset, stage_model
+from animal_ldm.publishing.checks import check_files
+from animal_ldm.publishing.datasets import dataset_title, photo_terms, stage_dataset
+from animal_ldm.publishing.hub import publish
+from animal_ldm.publishing.request import ModelSource, Target
+from animal_ldm.publishing.smoke_test import SmokeTest, smoke_test
+from animal_ldm.publishing.staging import stage_model
 
 from .hub_server import TOKEN
 from .test_card import STATEMENTS
@@ -47,11 +50,11 @@ def files_of(folder) -> set[str]:
 
 def stage(model, out, results=(), **options):
     out.mkdir()
-    stage_model(model, out, STATEMENTS, results, **options)
+    stage_model(ModelSource(model=model, results=tuple(results), **options), STATEMENTS, out)
 
 
-# In a process of its own, from a folder and from the Hub; prints the pictures' SHA-256.
-DRAW = """
+# In a process of its own, from a folder and from the Hub; prints the images' SHA-256.
+GENERATE = """
 import hashlib, sys
 import torch
 if "package" not in sys.argv[1]:
@@ -72,38 +75,38 @@ if sys.argv[1] == "package":
 for route in sys.argv[1].split(","):
     for source in sys.argv[2:]:
         pipeline = routes[route](source)
-        picture = pipeline(
+        image = pipeline(
             "a zebra", height=16, width=16, num_inference_steps=2, guidance_scale=3.0,
             generator=torch.Generator().manual_seed(5), output_type="np",
         ).images
-        print("drawn", type(pipeline).__name__, hashlib.sha256(picture.tobytes()).hexdigest())
+        print("generated", type(pipeline).__name__, hashlib.sha256(image.tobytes()).hexdigest())
 if sys.argv[1] == "package":  # the second use needs no Hub
     import huggingface_hub
 
     huggingface_hub.constants.HF_HUB_OFFLINE = True
-    from animal_ldm.generate import main
+    from animal_ldm.commands.generate import main
 
     main(["a zebra", "--model", sys.argv[-1], "--steps", "2", "--device", "cpu", "--out", "zebra.png"])
 """
 
 
-def draw(routes: str, sources: list[str], home, hub=None) -> list[tuple[str, str]]:
-    """(class of the pipeline, digest of the picture) by each route from each source."""
+def generate(routes: str, sources: list[str], home, hub=None) -> list[tuple[str, str]]:
+    """(class of the pipeline, digest of the image) by each route from each source."""
     settings = {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     settings |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"} if hub else {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", DRAW, routes, *sources]
+    command = [sys.executable, "-c", GENERATE, routes, *sources]
     home.mkdir(exist_ok=True)
     done = subprocess.run(command, cwd=home, env=os.environ | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [tuple(line.split()[1:]) for line in done.stdout.splitlines() if line.startswith("drawn")]
+    return [tuple(line.split()[1:]) for line in done.stdout.splitlines() if line.startswith("generated")]
 
 
-def test_every_route_draws_the_same_pixels_from_folder_and_hub(model, evaluation, hub, api, tmp_path):
+def test_every_route_generates_the_same_pixels_from_folder_and_hub(model, evaluation, hub, api, tmp_path):
     stage(model, tmp_path / "staged", [evaluation], variant="fp16")
     publish(tmp_path / "staged", Target("user/model"), api, say=lambda _: None)
     sources = [str(tmp_path / "staged"), "user/model"]
-    ours = draw("package", sources, tmp_path / "ours", hub)
-    theirs = draw("diffusion,stable_diffusion,text_to_image,custom", sources, tmp_path / "theirs", hub)
+    ours = generate("package", sources, tmp_path / "ours", hub)
+    theirs = generate("diffusion,stable_diffusion,text_to_image,custom", sources, tmp_path / "theirs", hub)
     assert {digest for _, digest in ours + theirs} == {ours[0][1]}
     assert [name for name, _ in ours] == ["AnimalLDMPipeline"] * 2
     assert [name for name, _ in theirs] == ["StableDiffusionPipeline"] * 6 + ["AnimalLDMPipeline"] * 2
@@ -115,10 +118,13 @@ def test_every_route_draws_the_same_pixels_from_folder_and_hub(model, evaluation
     assert files_of(tmp_path / "staged") == expected
     for file in files_of(tmp_path / "staged"):
         content = (tmp_path / "staged" / file).read_bytes()
-        assert b"/home/me" not in content
+        assert b"/home/me" not in content and b"runs/secret" not in content
         assert TOKEN.encode() not in content
     assert "_name_or_path" not in json.loads((tmp_path / "staged/unet/config.json").read_text())
     assert json.loads((model / "unet/config.json").read_text())["_name_or_path"]  # the model itself is as it was
+    published = json.loads((tmp_path / "staged/evaluation/squeezenet/results.json").read_text())
+    assert published["schema_version"] == 2
+    assert published["data"]["name"] == "Animals of the world" and published["model"]["name"] == "my_model"
     card = ModelCard.load(tmp_path / "staged/README.md")
     assert {sample["output"]["url"] for sample in card.data.widget} == SAMPLE_FILES
     assert card.data.widget[0]["parameters"]["guidance_scale"] == 2.0  # as in the evaluation
@@ -141,7 +147,7 @@ def test_half_precision_beside_the_others(model, tmp_path, no_smoke_test):
     assert json.loads((tmp_path / "staged/text_encoder/config.json").read_text())["dtype"] == "float32"
 
 
-def test_pictures_of_training_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
+def test_plots_of_training_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
     stage(model, tmp_path / "without", [evaluation])
     stage(model, tmp_path / "with", [evaluation], publish_photos=True)
     assert files_of(tmp_path / "with") - files_of(tmp_path / "without") == {"evaluation/squeezenet/nearest.png"}
@@ -174,17 +180,17 @@ def test_results_of_other_weights(model, evaluation, tmp_path):
         stage(model, tmp_path / "staged", [evaluation])
 
 
-def test_results_of_a_folder_of_pictures(model, evaluation, tmp_path):
+def test_results_of_a_folder_of_images(model, evaluation, tmp_path):
     results = json.loads((evaluation / "results.json").read_text())
     results["model"]["digest"], results["sampling"] = None, None
     (evaluation / "results.json").write_text(json.dumps(results))
-    with pytest.raises(InputError, match="evaluate this model"):
+    with pytest.raises(InputError, match="Evaluate this model"):
         stage(model, tmp_path / "staged", [evaluation])
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("training_report.json", "There is no"), ("unet/config.json", "no whole pipeline folder")],
+    [("training_report.json", "not found"), ("unet/config.json", "not a complete pipeline folder")],
 )
 def test_missing_files(model, tmp_path, file, message):
     (model / file).unlink()
@@ -194,7 +200,7 @@ def test_missing_files(model, tmp_path, file, message):
 
 def test_broken_json(model, tmp_path):
     (model / "training_report.json").write_text("{")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not a training report"):
         stage(model, tmp_path / "staged")
 
 
@@ -202,7 +208,7 @@ def test_limits_and_tokens(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("{}")
     check_files(tmp_path)
     (tmp_path / "b.md").write_text(f"my token is {TOKEN}")
-    with pytest.raises(InputError, match=r"b\.md holds what looks like an access token") as error:
+    with pytest.raises(InputError, match=r"b\.md contains what looks like an access token") as error:
         check_files(tmp_path)
     assert TOKEN not in str(error.value)
     (tmp_path / "b.md").unlink()
@@ -211,26 +217,68 @@ def test_limits_and_tokens(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"large\.safetensors has 50 GB"):
         check_files(tmp_path)
     (tmp_path / "large.safetensors").unlink()
-    monkeypatch.setattr("animal_ldm.publishing.staging.LARGEST_FOLDER", 2)
+    monkeypatch.setattr("animal_ldm.publishing.checks.LARGEST_FOLDER", 2)
     for name in "cd":
         (tmp_path / f"{name}.json").write_text("{}")
     with pytest.raises(InputError, match="3 of them"):
         check_files(tmp_path)
 
 
-@pytest.mark.slow
-def test_unet_and_autoencoder_in_half_precision(model, tmp_path):
-    for name in ("unet", "vae"):
-        file = model / name / "diffusion_pytorch_model.safetensors"
+# --- number types ----------------------------------------------------------------------------------------------------
+
+
+def halve(model, *names) -> None:
+    for name in names:
+        [file] = (model / name).glob("*.safetensors")
         save_file({key: weight.half() for key, weight in load_file(file).items()}, file, metadata={"format": "pt"})
-    stage(model, tmp_path / "staged")  # with its smoke test: every way of loading draws the same in float32
 
 
 @pytest.mark.slow
-def test_model_that_draws_another_picture(model, tmp_path, no_smoke_test):
+def test_weights_in_half_precision(model, tmp_path):
+    """With its smoke test: every way to load the model generates the same in float32."""
+    halve(model, "unet", "vae", "text_encoder")
+    config = model / "text_encoder/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
     stage(model, tmp_path / "staged")
-    with pytest.raises(InputError, match="draws another picture"):
-        smoke_test(tmp_path / "staged", Sample("lion", "a lion", "samples/00-lion.png", 1, 2, 3.0), 16, None)
+
+
+def test_text_encoder_in_half_precision_is_widened(model, tmp_path, no_smoke_test):
+    """Loaded without a dtype, it would not fit a UNet that diffusers loads in float32."""
+    halve(model, "text_encoder")
+    half = load_file(model / "text_encoder/model.safetensors")
+    stage(model, tmp_path / "staged")
+    wide = load_file(tmp_path / "staged/text_encoder/model.safetensors")
+    assert wide.keys() == half.keys()
+    assert all(wide[name].dtype == torch.float32 and torch.equal(wide[name], half[name].float()) for name in half)
+    assert json.loads((tmp_path / "staged/text_encoder/config.json").read_text())["dtype"] == "float32"
+    assert load_file(model / "text_encoder/model.safetensors")[next(iter(half))].dtype == torch.float16
+
+
+def test_encoder_is_that_of_the_report(model, tmp_path, no_smoke_test):
+    stage(model, tmp_path / "same")
+    assert "the one that `training_report.json` names" in (tmp_path / "same/README.md").read_text()
+    report = json.loads((model / "training_report.json").read_text())
+    report["identity"]["vae"] = "cd" * 32
+    (model / "training_report.json").write_text(json.dumps(report))
+    with pytest.raises(InputError, match="not the one that the UNet was trained with"):
+        stage(model, tmp_path / "other")
+    halve(model, "vae")  # rounded weights do not tell the digest of those in training
+    stage(model, tmp_path / "rounded")
+    assert "cannot be recomputed" in (tmp_path / "rounded/README.md").read_text()
+
+
+# --- the smoke test --------------------------------------------------------------------------------------------------
+
+
+def lion(seed: int) -> SmokeTest:
+    return SmokeTest("samples/00-lion.png", "a lion", seed, 16, 2, 3.0, None)
+
+
+@pytest.mark.slow
+def test_model_that_generates_another_image(model, tmp_path, no_smoke_test):
+    stage(model, tmp_path / "staged")
+    with pytest.raises(InputError, match="generates another image"):
+        smoke_test(tmp_path / "staged", lion(1))
 
 
 @pytest.mark.slow
@@ -238,7 +286,7 @@ def test_pipeline_that_needs_more_than_the_folder(model, tmp_path, no_smoke_test
     stage(model, tmp_path / "staged")
     (tmp_path / "staged/pipeline_animal_ldm.py").write_text("import animal_ldm\n")
     with pytest.raises(InputError, match="does not load in a fresh process"):
-        smoke_test(tmp_path / "staged", Sample("lion", "a lion", "samples/00-lion.png", 0, 2, 3.0), 16, None)
+        smoke_test(tmp_path / "staged", lion(0))
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
@@ -255,7 +303,9 @@ def prepared(tmp_path):
         (folder / split / "zebra/not in the metadata.png").write_bytes(b"other")
     (folder / "contact_sheet.jpg").write_bytes(b"sheet")
     (folder / "preparation_report.json").write_text("{}")
-    (folder / "dataset_card.md").write_text("---\nlicense: cc-by-4.0\n---\n\n![Some](contact_sheet.jpg)\n")
+    (folder / "dataset_card.md").write_text(
+        "---\nlicense: cc-by-4.0\npretty_name: Animals\n---\n\n![Some](contact_sheet.jpg)\n"
+    )
     (folder / ".preparation").mkdir()
     return folder
 
@@ -273,19 +323,19 @@ def test_dataset(prepared, hub, api, tmp_path):
     }
     publish(tmp_path / "staged", Target("user/photos", "dataset"), api, say=lambda _: None)
     assert hub.files("user/photos", kind="dataset")["train/zebra/1.png"] == b"picture"
-    assert photo_licence(prepared) == "cc-by-4.0"
-    assert photo_licence(None) == "not stated"
+    assert (photo_terms(prepared), dataset_title(prepared)) == ("cc-by-4.0", "Animals")
+    assert (photo_terms(None), dataset_title(None)) == ("not stated", None)
 
 
 def test_dataset_with_a_licence_unknown_to_the_hub(prepared, tmp_path):
     card = (prepared / "dataset_card.md").read_text()
     (prepared / "dataset_card.md").write_text(card.replace("cc-by-4.0", "CC BY 4.0"))
-    with pytest.raises(InputError, match=r"'CC BY 4\.0' is no identifier .* Mend .*dataset_card\.md"):
+    with pytest.raises(InputError, match=r"'CC BY 4\.0' is not an identifier .* Edit .*dataset_card\.md"):
         stage_dataset(prepared, tmp_path / "staged")
 
 
-def test_folder_that_is_no_dataset(tmp_path):
+def test_folder_that_is_not_a_dataset(tmp_path):
     with pytest.raises(InputError, match=r"dataset_card\.md"):
         stage_dataset(tmp_path, tmp_path / "staged")
     with pytest.raises(InputError, match="--data must be a prepared dataset"):
-        photo_licence(tmp_path)
+        photo_terms(tmp_path)
