@@ -237,7 +237,9 @@ class Results:
         for metric in self.metrics:
             numbers = [metric.value, *(part.value for part in (metric.real_photos, metric.same_n) if part)]
             if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-                raise InputError(f"results.json lists {metric.label}, but its value is not a finite number: {numbers}.")
+                raise InputError(
+                    f"results.json lists {metric.label}, but its value is not a finite number: {numbers}."
+                )
             if not metric.extractor.is_inception and any(word in ("FID", "KID") for word in metric.label.split()):
                 raise InputError(
                     f"results.json calls a distance over features of {metric.extractor.name} {metric.label}; only"
@@ -258,7 +260,9 @@ def read_results(path: str | Path) -> Results:
     except FileNotFoundError as error:
         raise InputError(f"{path} not found; expected a folder that `animal-ldm evaluate` wrote.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a results.json of `animal-ldm evaluate`; evaluate the model again.") from error
+        raise InputError(
+            f"{path} is not a results.json of `animal-ldm evaluate`; evaluate the model again."
+        ) from error
     if version not in (1, SCHEMA_VERSION):
         raise InputError(
             f"{path} has schema version {version}; expected 1 to {SCHEMA_VERSION}. Evaluate the model again with this"

@@ -73,8 +73,8 @@ class LoggingOptions:
     resume: bool = False
     # Trackers, separated by commas (tensorboard, wandb, …), or none.
     report_to: str = "tensorboard"
-    # Country of the machine (ISO code with three letters, such as FRA or USA). Without it, energy use and CO2 emissions
-    # are not measured.
+    # Country of the machine: ISO code with three letters, such as FRA or USA. Without it, energy use and CO2
+    # emissions are not measured.
     country: str | None = None
 
 
@@ -224,7 +224,7 @@ class TrainingArguments(
     checkpoints. With several processes: `accelerate launch -m animal_ldm train …`.
     """
 
-    GROUPS = {
+    GROUPS: ClassVar = {
         "data": DataOptions,
         "model": PipelineOptions,
         "objective": DiffusionOptions,
@@ -268,7 +268,8 @@ class AutoencoderOptions:
     latent_channels: int | None = None
     # Trained autoencoder to start from instead: Hub id or folder.
     pretrained: str | None = None
-    # Train only the decoder of --pretrained. Its latents stay the same, so diffusion models trained on them stay valid.
+    # Train only the decoder of --pretrained. Its latents stay the same, so diffusion models that were trained on them
+    # stay valid.
     decoder_only: bool = False
 
 
@@ -342,7 +343,7 @@ class AutoencoderArguments(
     `accelerate launch -m animal_ldm train-autoencoder …`.
     """
 
-    GROUPS = {
+    GROUPS: ClassVar = {
         "data": DataOptions,
         "model": AutoencoderOptions,
         "objective": ReconstructionOptions,
@@ -384,7 +385,8 @@ class AutoencoderArguments(
             )
         if self.decoder_only and self.kl_weight is not None:
             raise InputError(
-                "--kl_weight has no effect with --decoder_only, because the encoder is not trained. Remove one of them."
+                "--kl_weight has no effect with --decoder_only, because the encoder is not trained. Remove one of"
+                " them."
             )
 
     def resolved(self) -> Self:

@@ -4,6 +4,9 @@ L1 + LPIPS + KL, then, late in the run, a discriminator: the loss of latent diff
 with a second L1 between the images downsampled to the size of the latent.
 """
 
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 from pathlib import Path
 from typing import Any
 

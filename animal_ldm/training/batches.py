@@ -22,8 +22,13 @@ class Batch:
 
     def piece(self, rows: slice, device: torch.device) -> "Batch":
         """The samples `rows`, on `device`."""
-        tensors = (self.latents, self.noise, self.timesteps, self.captions, self.features)
-        return Batch(*(None if tensor is None else tensor[rows].to(device) for tensor in tensors))
+        return Batch(
+            latents=self.latents[rows].to(device),
+            noise=self.noise[rows].to(device),
+            timesteps=self.timesteps[rows].to(device),
+            captions=self.captions[rows].to(device),
+            features=None if self.features is None else self.features[rows].to(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Latents of all photos, encoded once: what the diffusion model is trained on."""
 
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL

@@ -1,5 +1,8 @@
 """Networks: size presets of the autoencoder and of the UNet, loading of trained ones, and facts about them."""
 
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 import json
 import math
 from pathlib import Path
@@ -24,8 +27,8 @@ AUTOENCODERS = {
     "large": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32},
 }
 
-# Channels from the resolution of the latent down, each half the one before. Attention is used where the side is at most
-# `attention`; one resolution higher, it would nearly double the time of a step on a CPU.
+# Channels from the resolution of the latent down, which halves from one to the next. Attention is used where the side
+# is at most `attention`; one resolution higher, it would nearly double the time of a step on a CPU.
 UNETS = {
     "tiny": {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "norm_num_groups": 8, "attention": 8},
     "small": {"block_out_channels": (64, 128, 192), "layers_per_block": 1, "norm_num_groups": 16, "attention": 8},
@@ -93,8 +96,8 @@ def build_unet(
         # What diffusers calls attention_head_dim is the number of heads.
         attention_head_dim=tuple(max(1, width // 32) for width in channels),
         dropout=dropout,
-        # The caption is also added to the timestep embedding, and both scale and shift the normalised features: this is
-        # learned faster than cross-attention alone.
+        # The caption is also added to the timestep embedding, and both scale and shift the normalised features: this
+        # is learned faster than cross-attention alone.
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
@@ -112,6 +115,7 @@ def load_unet(
     """
     if name in UNETS:
         return build_unet(name, latent_size, latent_channels, cross_attention_dim, dropout)
+    unet: Any
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise InputError(f"--unet {name}: no such file; expected the config.json of a UNet2DConditionModel.")
@@ -137,7 +141,7 @@ def load_unet(
 def use_attention(unet: UNet2DConditionModel, attention: str, device: torch.device) -> None:
     """Choose the attention kernels: "sdpa" (PyTorch's, the default) or "xformers".
 
-    On a CPU, "sdpa" means plain matrix products: the backward pass of the fused kernel would take a third of each step.
+    On a CPU, "sdpa" means plain matrix products: the backward pass of the fused kernel would take a third of a step.
 
     Raises:
         InputError: xformers is not installed, or has no kernels for this machine.

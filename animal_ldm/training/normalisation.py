@@ -1,5 +1,8 @@
 """Statistics of an autoencoder's latents, and their normalisation within its weights."""
 
+# diffusers annotates the convolutions as optional, and outputs too narrowly.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOperatorIssue=false
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL

@@ -44,7 +44,7 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
         InputError: `output_dir` holds another run, or the batch cannot be split evenly.
     """
     prepare_output_dir(arguments.output_dir, arguments.resume)
-    trackers = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
+    trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
     accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision, log_with=trackers or None, project_dir=arguments.output_dir
     )
@@ -149,7 +149,8 @@ class Run:
         """Note this process's `loss` of the batch; every `LOG_EVERY` batches its mean goes to the bar and the logs."""
         self.losses.setdefault(name, []).append(loss)
         if len(self.losses[name]) == LOG_EVERY or self.done:
-            mean = self.accelerator.reduce(torch.stack(self.losses.pop(name)).mean(), "mean").item()
+            reduced: Any = self.accelerator.reduce(torch.stack(self.losses.pop(name)).mean(), "mean")
+            mean = reduced.item()
             self.shown[name] = f"{mean:.4f}"
             self.bar.set_postfix(self.shown)
             self.log({name: mean})

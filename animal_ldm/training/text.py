@@ -1,5 +1,8 @@
 """Captions for the UNet: embeddings of a frozen text encoder, or token ids for a small one trained jointly."""
 
+# transformers annotates these more narrowly than it accepts them.
+# pyright: reportArgumentType=false
+
 import json
 from collections.abc import Sequence
 

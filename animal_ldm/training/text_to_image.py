@@ -3,6 +3,9 @@
 photos -> latents (encoded once) -> noise added -> UNet -> loss; averaged weights (EMA) -> AnimalLDMPipeline.
 """
 
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 import contextlib
 import logging
 from collections.abc import Iterator
@@ -53,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 # What the digests in the report are computed over.
 DIGEST_NOTES = {
-    "identity.vae": "SHA-256 over the weights of the autoencoder's encoder and quant_conv as they were trained with, in "
+    "identity.vae": "SHA-256 over the weights of encoder and quant_conv of the autoencoder trained with, loaded as "
     "float32 (animal_ldm.digest.encoder_digest)",
     "digests.encoder": "the same of the saved autoencoder, loaded as float32; it differs from identity.vae if "
     "save_dtype is float16",

@@ -1,5 +1,8 @@
 """What is measured of the averaged weights during training: validation loss, sample grids, and the best weights."""
 
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportArgumentType=false
+
 import contextlib
 import copy
 import math
