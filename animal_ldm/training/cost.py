@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from ..errors import InputError
 from ..released import model_folder
 
 NOT_MEASURED = "not measured"
@@ -24,6 +25,9 @@ class Meter:
     Args:
         country: ISO code with three letters, for the carbon intensity of the grid; None measures no energy.
         processes: of the run.
+
+    Raises:
+        InputError: the carbon intensity of the country is not known.
     """
 
     def __init__(self, country: str | None, processes: int = 1):
@@ -86,8 +90,15 @@ def now() -> str:
 
 
 def _start_tracker(country: str, tracking_mode: str):
-    from codecarbon import OfflineEmissionsTracker  # not at the top: it takes seconds and only this option needs it
+    # not at the top: they take seconds, and only --country needs them
+    from codecarbon import OfflineEmissionsTracker
+    from codecarbon.input import DataSource
 
+    if country not in DataSource().get_global_energy_mix_data():  # codecarbon would take the world's average
+        raise InputError(
+            f"--country {country}: no carbon intensity is known for it; expected an ISO code with three capital"
+            " letters, such as FRA or USA."
+        )
     logging.getLogger("codecarbon").setLevel(logging.ERROR)
     tracker = OfflineEmissionsTracker(
         country_iso_code=country,

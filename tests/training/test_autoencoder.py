@@ -195,6 +195,11 @@ def test_decoder_alone_leaves_latents_as_they_are(arguments, parts):
     assert report["images_seen"] == 8 and report["pretrained"]["images_seen"] == 48
 
 
+def test_a_missing_autoencoder_is_named_with_one_that_works_offline(arguments):
+    with pytest.raises(InputError, match=r"AutoencoderKL was found in 'nowhere'.*--pretrained models/animal-ldm-128"):
+        train(dataclasses.replace(arguments, preset=None, pretrained="nowhere"))
+
+
 def test_report_describes_the_autoencoder_that_was_loaded_not_the_defaults(arguments, parts):
     train(dataclasses.replace(arguments, preset=None, pretrained=parts["vae"], num_epochs=0.3))
     report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from animal_ldm.errors import InputError
 from animal_ldm.training.cost import WHOLE_MACHINE, Meter, autoencoder_record
 
 REPORT = {
@@ -81,6 +82,12 @@ def test_stretches_of_earlier_versions_were_metered_by_the_machine():
 
 def test_several_processes_are_metered_by_the_machine():
     assert Meter("FRA", processes=2).metered == WHOLE_MACHINE
+
+
+def test_unknown_countries_are_refused():
+    for country in ("XYZ", "fra"):
+        with pytest.raises(InputError, match=f"--country {country}: no carbon intensity"):
+            Meter(country)
 
 
 def test_without_a_country_energy_is_not_measured():

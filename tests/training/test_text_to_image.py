@@ -321,6 +321,10 @@ def test_options_reach_the_pipeline(arguments, prediction_type):
     [
         ({"data": "nowhere"}, "animal-ldm prepare"),
         ({"vae": "nowhere"}, "No AutoencoderKL was found in 'nowhere'"),
+        ({"vae": "nowhere"}, "--vae models/animal-ldm-128 --text_encoder scratch"),
+        ({"unet": "nowhere"}, "a new UNet needs no download: --unet tiny"),
+        ({"unet": "nowhere.json"}, "--unet nowhere.json: no such file"),
+        ({"batch_size": 0}, "--batch_size must be at least 1"),
         ({"image_size": 32, "unet": "tiny"}, "but are 16 x 16"),
         ({"batch_size": 9, "gradient_accumulation_steps": 2}, "--batch_size must be a multiple of 2"),
     ],
