@@ -81,8 +81,15 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
     return pipeline.to(choose_device(device))
 
 
-def load_component(component_class: Any, name: str, subfolder: str) -> Any:
+# What `animal-ldm train` can use without a connection to the Hub.
+OFFLINE_COMPONENTS = f"the included model works: --vae {RELEASED_MODEL} --text_encoder scratch"
+
+
+def load_component(component_class: Any, name: str, subfolder: str, offline: str = OFFLINE_COMPONENTS) -> Any:
     """`component_class.from_pretrained` from a local folder or the Hub, from its root or from `subfolder`.
+
+    Args:
+        offline: for the error message, what can be used without a connection to the Hub.
 
     Raises:
         InputError: there is no such component under `name`.
@@ -96,6 +103,5 @@ def load_component(component_class: Any, name: str, subfolder: str) -> Any:
             errors.append(str(error).strip().splitlines()[0])
     raise InputError(
         f"No {component_class.__name__} was found in {name!r}; expected a folder or a repository on the Hub that holds"
-        f" one. Without a connection to the Hub, the included model works offline: --vae {RELEASED_MODEL}"
-        f" --text_encoder scratch. ({'; '.join(dict.fromkeys(errors))})"
+        f" one. Without a connection to the Hub, {offline}. ({'; '.join(dict.fromkeys(errors))})"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from animal_ldm.training.report import hardware
+from animal_ldm.environment import hardware
 
 
 def seconds_in_turn(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

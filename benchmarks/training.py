@@ -1,8 +1,8 @@
 """Images per second of training, side by side: `python benchmarks/training.py`.
 
-(a) our loop, from cached latents; (b) the bare step of the same UNet on one fixed batch: forward, backward, clip,
-AdamW; (c) the bare step with a Stable-Diffusion-shaped VAE and a CLIP-B text encoder run on every batch, as the
-example scripts of diffusers do. Weights are random: only the time counts.
+(a) our loop, from cached latents; (b) the bare step of the same UNet on one fixed batch: forward, backward, clipping,
+AdamW; (c) the bare step preceded by a VAE of the size of Stable Diffusion's and a CLIP-B text encoder on every batch,
+as in the example scripts of diffusers. The weights are random: only the time matters.
 """
 
 import json
@@ -16,11 +16,12 @@ from PIL import Image
 from side_by_side import describe_machine, seconds_in_turn, timed
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from animal_ldm.arguments import parse
+from animal_ldm.commands.parsing import parse
+from animal_ldm.training.arguments import TrainingArguments
 from animal_ldm.training.models import build_autoencoder, build_unet
 from animal_ldm.training.objective import build_noise_scheduler, diffusion_loss, loss_weights, training_target
 from animal_ldm.training.text import build_tokenizer
-from train_text_to_image import TrainingArguments, train
+from animal_ldm.training.text_to_image import train
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class BenchmarkArguments:
     unet: str = "small"
     # Photos per step.
     batch_size: int = 32
-    # Steps timed of (a) and (b).
+    # Timed steps of (a) and (b).
     steps: int = 20
-    # Steps timed of (c).
+    # Timed steps of (c).
     encoding_steps: int = 1
-    # Rounds; medians are reported.
+    # Number of rounds. Medians are reported.
     rounds: int = 3
-    # Where the model runs.
+    # Device to run on.
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,4 +1,4 @@
-"""LPIPS with local weights is the package's own, and files that are something else are named."""
+"""LPIPS with local weights is the package's own, and errors name the files that hold something else."""
 
 import lpips
 import pytest
@@ -26,8 +26,8 @@ def test_lpips_from_a_local_backbone_is_the_packages_own(tmp_path):
 
 
 def test_wrong_perceptual_weights_are_named(tmp_path):
-    with pytest.raises(InputError, match="found no such file"):
+    with pytest.raises(InputError, match="no such file; expected SqueezeNet"):
         PerceptualDistance(tmp_path / "none.safetensors")
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="is no SqueezeNet"):
+    with pytest.raises(InputError, match="does not hold a SqueezeNet"):
         PerceptualDistance(tmp_path / "other.safetensors")

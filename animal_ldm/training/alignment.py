@@ -1,30 +1,27 @@
-"""Representation alignment (REPA): the middle of the UNet learns to foretell what an image classifier sees.
+"""Representation alignment (REPA): the middle of the UNet learns to predict the features of an image classifier.
 
-Yu et al. 2024, arXiv 2410.06940, with SqueezeNet 1.1 in place of DINOv2 and its features of all photos computed once.
+Yu et al. 2024, arXiv 2410.06940, with SqueezeNet 1.1 in place of DINOv2. The features of all photos are computed once.
 """
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
 from ..data.prepared import PreparedSplit
 from ..perceptual import PerceptualDistance
-from .cache import cached_array, fingerprint
-from .pixels import to_model_range
+from ..pixels import to_model_range
+from .cache import Cache, fingerprint
 
 FEATURES = 512  # channels of SqueezeNet's last convolutions
 
 
-def classifier_features(
-    accelerator: Accelerator, split: PreparedSplit, perceptual: PerceptualDistance, side: int, cache_dir: str
-) -> np.ndarray:
-    """SqueezeNet's last feature map of every photo, as it is and mirrored, averaged to `side` x `side`.
+def classifier_features(cache: Cache, split: PreparedSplit, perceptual: PerceptualDistance, side: int) -> np.ndarray:
+    """SqueezeNet's last feature map of every photo and of its mirror image, averaged to `side` x `side`.
 
     Returns:
-        Memory-mapped float16 `(N, 2, 512, side, side)`; each channel has about zero mean and unit variance over
-        the photos. Cached under a fingerprint of photos, weights and size.
+        Memory-mapped float16 `(N, 2, 512, side, side)`. Each channel has about zero mean and unit variance over the
+        photos. Cached under a fingerprint of photos, weights and size.
     """
     digest = perceptual.backbone_digest()
     device = next(perceptual.parameters()).device
@@ -32,7 +29,7 @@ def classifier_features(
     @torch.no_grad()
     def features(numbers: np.ndarray) -> torch.Tensor:
         images = to_model_range(np.stack([split.image(number) for number in numbers])).to(device)
-        both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)
+        both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)  # (2 B, 3, H, W)
         return F.adaptive_avg_pool2d(perceptual.features(both), side).unflatten(0, (-1, 2)).cpu()
 
     some = features(np.linspace(0, len(split) - 1, min(512, len(split))).astype(int))
@@ -44,14 +41,14 @@ def classifier_features(
 
     key = fingerprint("alignment", split.fingerprint, digest, side)
     shape = (len(split), 2, FEATURES, side, side)
-    return cached_array(accelerator, cache_dir, key, shape, np.float16, compute, "features of photos", chunk=32)
+    return cache.array(key, shape, np.float16, compute, "features of photos", chunk=32)
 
 
 def build_projector(channels: int) -> nn.Module:
-    """From the UNet's middle, `(B, channels, h, w)`, to `(B, 512, h, w)`; only training has need of it."""
+    """From the UNet's middle, `(B, channels, h, w)`, to `(B, 512, h, w)`. It is used in training only."""
     return nn.Sequential(nn.Conv2d(channels, FEATURES, 1), nn.SiLU(), nn.Conv2d(FEATURES, FEATURES, 1))
 
 
 def alignment_loss(projected: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """One less the cosine similarity at each place, averaged; both `(B, 512, h, w)`. From 0 to 2."""
+    """1 minus the cosine similarity at each place, averaged; both `(B, 512, h, w)`. From 0 to 2."""
     return 1 - F.cosine_similarity(projected.float(), features.float(), dim=1).mean()

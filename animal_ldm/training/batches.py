@@ -1,16 +1,16 @@
 """Batches for the denoiser: latents with noise, timesteps and captions, each a pure function of its generator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ..data.prepared import PreparedSplit
-from .latents import draw_latents
+from .latents import sample_latents
 from .text import Captions
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """One global batch, on the CPU."""
 
@@ -18,51 +18,69 @@ class Batch:
     noise: torch.Tensor  # (B, C, h, w)
     timesteps: torch.Tensor  # (B,)
     captions: torch.Tensor  # (B, L, D) embeddings or (B, L) token ids
-    features: torch.Tensor | None  # (B, 512, s, s), what the UNet's middle is to be aligned with
+    features: torch.Tensor | None  # (B, 512, s, s), what the middle of the UNet learns to predict
+
+    def piece(self, rows: slice, device: torch.device) -> "Batch":
+        """The samples `rows`, on `device`."""
+        return Batch(
+            latents=self.latents[rows].to(device),
+            noise=self.noise[rows].to(device),
+            timesteps=self.timesteps[rows].to(device),
+            captions=self.captions[rows].to(device),
+            features=None if self.features is None else self.features[rows].to(device),
+        )
 
 
-class Photos:
-    """A split as the denoiser sees it.
+@dataclass(frozen=True)
+class DiffusionProcess:
+    """What batches need to know of the autoencoder and of the noise schedule."""
+
+    scaling_factor: float  # of the latents
+    num_timesteps: int
+
+
+class EncodedPhotos:
+    """A split of the dataset as the denoiser sees it.
 
     Args:
-        moments: of the split's latents, as `latent_moments` gives them.
-        scaling_factor: the VAE's.
-        num_train_timesteps: of the diffusion process.
+        moments: of the latents, from `latent_moments`.
+        features: from `classifier_features`, for representation alignment.
     """
 
     def __init__(
         self,
-        moments: np.ndarray,
         split: PreparedSplit,
+        moments: np.ndarray,
         captions: Captions,
-        scaling_factor: float,
-        num_train_timesteps: int,
+        process: DiffusionProcess,
+        features: np.ndarray | None = None,
     ):
-        self.moments, self.captions = moments, captions
-        self.scaling_factor, self.num_train_timesteps = scaling_factor, num_train_timesteps
+        self.moments, self.captions, self.process, self.features = moments, captions, process, features
         self.numbers = captions.numbers(split.texts)
-        # of the split's photos, as `classifier_features` gives them, if the UNet is to be aligned with them
-        self.features: np.ndarray | None = None
 
-    def draw(self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float) -> Batch:
-        """Photos `chosen`, each with its flip, posterior draw, noise, timestep and maybe without its caption."""
+    def batch(self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float) -> Batch:
+        """The photos `chosen`, each with a random flip, latent, noise and timestep, some without their caption."""
         count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
         flips = torch.randint(2, (count,), generator=generator).numpy()
         posterior_noise = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        timesteps = torch.randint(self.num_train_timesteps, (count,), generator=generator)
+        timesteps = torch.randint(self.process.num_timesteps, (count,), generator=generator)
         dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
-        latents = draw_latents(self.moments[chosen], flips, posterior_noise, self.scaling_factor)
+        latents = sample_latents(self.moments[chosen], flips, posterior_noise, self.process.scaling_factor)
         captions = self.captions.table[np.where(dropped, 0, self.numbers[chosen])]
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
         return Batch(latents, noise, timesteps, torch.from_numpy(captions), features)
 
     def validation_batch(self, seed: int, most: int = 1024) -> Batch:
-        """The same at every call: posterior means, no flips, every caption, timesteps spread evenly."""
+        """The same at every call: posterior means, no flips, all captions, timesteps spread evenly.
+
+        Args:
+            most: of more photos than that, an evenly spaced selection is taken.
+        """
         chosen = np.linspace(0, len(self.moments) - 1, min(most, len(self.moments))).astype(int)
         generator = torch.Generator().manual_seed(seed)
-        batch = self.draw(chosen, generator, caption_dropout=0.0)
-        batch.latents = torch.from_numpy(self.moments[chosen, 0, 0]).float() * self.scaling_factor
-        spread = (torch.arange(len(chosen)) + 0.5) * self.num_train_timesteps / len(chosen)
-        batch.timesteps = spread.long()[torch.randperm(len(chosen), generator=generator)]
-        return batch
+        batch = self.batch(chosen, generator, caption_dropout=0.0)
+        latents = torch.from_numpy(self.moments[chosen, 0, 0]).float() * self.process.scaling_factor
+        spread = (torch.arange(len(chosen)) + 0.5) * self.process.num_timesteps / len(chosen)
+        timesteps = spread.long()[torch.randperm(len(chosen), generator=generator)]
+        return replace(batch, latents=latents, timesteps=timesteps)

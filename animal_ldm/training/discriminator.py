@@ -1,4 +1,4 @@
-"""Discriminators that sharpen the autoencoder's reconstructions: of pixels, or of a classifier's features."""
+"""Discriminators that make the autoencoder's reconstructions sharper: of pixels, or of a classifier's features."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from ..perceptual import PerceptualDistance
 class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017, arXiv 1611.07004): a verdict per patch, `(B, 3, H, W)` to one `(B, 1, H/8, W/8)`.
 
-    Group instead of batch normalisation, so that the verdict on a picture does not depend on its batch.
+    Group normalisation replaces batch normalisation, so that the verdict on an image does not depend on its batch.
     """
 
     def __init__(self, channels: int = 64):
@@ -33,15 +33,15 @@ class PatchDiscriminator(nn.Module):
 class FeatureDiscriminator(nn.Module):
     """Verdicts on feature maps of LPIPS's frozen SqueezeNet: `(B, 3, H, W)` in [-1, 1] to several `(B, 1, h, w)`.
 
-    Projected GAN (Sauer et al. 2021, arXiv 2111.01007): it need not learn to see first, so it is small and quick. All
-    maps but the last are judged, each by a head of its own, seen through a window of random place and of half the side
-    and more, enlarged: pictures cannot hide what they lack between the strides of the frozen network. The window is
-    the same for the whole batch and comes from torch's global generator.
+    Projected GAN (Sauer et al. 2021, arXiv 2111.01007): its features are trained already, so it is small and learns
+    fast. Each map but the last has its own head. The network sees a window of the images, at a random place and with
+    at least half the side, enlarged to the full size: artefacts cannot hide between the strides of the frozen network.
+    The window is the same for the whole batch and comes from torch's global generator.
     """
 
     def __init__(self, perceptual: PerceptualDistance, channels: int = 64):
         super().__init__()
-        self.perceptual = [perceptual]  # frozen, so no part of this module and its state
+        self.perceptual = [perceptual]  # in a list, because it is frozen and not part of this module's state
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, channels, 1),
@@ -67,14 +67,14 @@ def hinge_loss(verdicts: list[torch.Tensor]) -> torch.Tensor:
     """Discriminator's hinge loss (Lim & Ye 2017, arXiv 1705.02894).
 
     Args:
-        verdicts: maps `(2B, ...)`, photos first, then as many reconstructions; every map counts the same.
+        verdicts: maps `(2B, ...)`, first photos, then as many reconstructions; every map has the same weight.
     """
     halves = [verdict.float().chunk(2) for verdict in verdicts]
     return 0.5 * torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in halves]).mean()
 
 
 def fooling_loss(verdicts: list[torch.Tensor]) -> torch.Tensor:
-    """The decoder's side of it; `verdicts` on reconstructions."""
+    """Generator's hinge loss, for the decoder; `verdicts` are those on reconstructions."""
     return -torch.stack([verdict.float().mean() for verdict in verdicts]).mean()
 
 

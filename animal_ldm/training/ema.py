@@ -1,4 +1,4 @@
-"""Exponential moving average of weights: what gets measured and published."""
+"""Exponential moving average of weights: what is evaluated and published."""
 
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ import torch
 
 
 class EMA:
-    """EMA with its length given in images, ramped up so that short runs are not dominated by their first weights.
+    """EMA with its half-life in images, ramped up so that the first weights do not dominate short runs.
 
     After `n` images the half-life is `min(half_life, ramp_up * n)`, as in EDM (arXiv 2206.00364, training loop).
 
     Args:
         parameters: the live parameters, float32.
         half_life: in images.
-        ramp_up: half-life as a share of the images seen so far.
+        ramp_up: half-life as a fraction of the images seen so far.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], half_life: float, ramp_up: float = 0.05):
@@ -25,7 +25,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """Move towards the live weights after an optimizer step over `batch_size` images, `images_seen` in all."""
+        """Move towards the live weights after an optimizer step on `batch_size` images, `images_seen` in total."""
         half_life = min(self.half_life, self.ramp_up * images_seen)
         torch._foreach_lerp_(
             self.average, [p.detach() for p in self.live], 1 - 0.5 ** (batch_size / max(half_life, 1e-8))

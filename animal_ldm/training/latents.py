@@ -1,30 +1,26 @@
-"""Latents of all photos, encoded once: what the diffusion model trains on."""
+"""Latents of all photos, encoded once: what the diffusion model is trained on."""
+
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
 
 from ..data.prepared import PreparedSplit
-from ..digest import weights_digest
+from ..digest import encoder_digest
 from ..errors import InputError
-from .cache import cached_array, fingerprint
-from .pixels import to_model_range
+from ..pixels import to_model_range
+from .cache import Cache, fingerprint
+from .models import downsample_factor
 
 
-def encoder_digest(vae: AutoencoderKL) -> str:
-    """SHA-256 over what makes the latents: another decoder leaves them, and all that was trained on them, valid."""
-    return weights_digest(*(part for part in (vae.encoder, vae.quant_conv) if part is not None))
-
-
-def latent_moments(
-    accelerator: Accelerator, split: PreparedSplit, vae: AutoencoderKL, image_size: int, cache_dir: str
-) -> np.ndarray:
-    """Mean and standard deviation of every photo's latent, as it is and mirrored.
+def latent_moments(cache: Cache, split: PreparedSplit, vae: AutoencoderKL, image_size: int) -> np.ndarray:
+    """Mean and standard deviation of the latent of every photo and of its mirror image.
 
     Returns:
-        Memory-mapped float16 `(N, 2, 2, C, h, w)`: photo, mirrored or not, mean or standard deviation, latent. Not
-        yet multiplied with `scaling_factor`. Cached under a fingerprint of photos, encoder weights and size.
+        Memory-mapped float16 `(N, 2, 2, C, h, w)`: photo, original or mirrored, mean or standard deviation, latent.
+        Not yet multiplied by `scaling_factor`. Cached under a fingerprint of photos, encoder weights and size.
 
     Raises:
         InputError: the photos are not squares of `image_size`.
@@ -32,26 +28,26 @@ def latent_moments(
     height, width = split.image(0).shape[:2]
     if (height, width) != (image_size, image_size):
         raise InputError(
-            f"expected photos of {image_size} x {image_size} pixels, found {width} x {height} in {split.folder}; "
-            f"prepare them with --image_size {image_size}, or train with --image_size {height}"
+            f"The photos in {split.folder} must be {image_size} x {image_size} pixels, but are {width} x {height}."
+            f" Prepare them with --image_size {image_size}, or train with --image_size {height}."
         )
 
     @torch.no_grad()
     def encode(start: int, stop: int) -> np.ndarray:
         images = to_model_range(np.stack([split.image(i) for i in range(start, stop)])).to(vae.device)
-        both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)
+        both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)  # (2 B, 3, H, W)
         posterior = vae.encode(both).latent_dist
         moments = torch.stack([posterior.mean, posterior.std], dim=1)  # (2 B, 2, C, h, w)
         return moments.unflatten(0, (-1, 2)).half().cpu().numpy()
 
-    side = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
+    side = image_size // downsample_factor(vae)
     shape = (len(split), 2, 2, vae.config.latent_channels, side, side)
     key = fingerprint("latents", split.fingerprint, encoder_digest(vae), image_size)
-    return cached_array(accelerator, cache_dir, key, shape, np.float16, encode, "encoding photos", chunk=32)
+    return cache.array(key, shape, np.float16, encode, "encoding photos", chunk=32)
 
 
-def draw_latents(moments: np.ndarray, flips: np.ndarray, noise: torch.Tensor, scaling_factor: float) -> torch.Tensor:
-    """A draw from each posterior, scaled to about unit variance.
+def sample_latents(moments: np.ndarray, flips: np.ndarray, noise: torch.Tensor, scaling_factor: float) -> torch.Tensor:
+    """A sample of each posterior, scaled to about unit variance: `(B, C, h, w)`.
 
     Args:
         moments: `(B, 2, 2, C, h, w)`, rows of `latent_moments`.

@@ -1,4 +1,7 @@
-"""Networks: size presets of the autoencoder and of the UNet, and loading of trained ones."""
+"""Networks: size presets of the autoencoder and of the UNet, loading of trained ones, and facts about them."""
+
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 import json
 import math
@@ -8,13 +11,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextModel
 
 from ..errors import InputError
+from ..loading import load_component
 
-# Group normalisation needs several channels in a group: it takes away each group's mean and scale over the picture,
-# so a channel that is a group of its own no longer carries how bright or how colourful the picture is.
+# Group normalisation needs several channels per group. It removes the mean and scale of each group over the image, so
+# a channel that is a group of its own would lose the brightness and colour of the image.
 
-# Channels from full resolution down; the last is that of the latent resolution and of the middle block.
+# Channels from full resolution down; the last number is for the latent resolution and the middle block.
 AUTOENCODERS = {
     "tiny": {"block_out_channels": (16, 48, 96, 128), "layers_per_block": 1, "norm_num_groups": 4},
     "small": {"block_out_channels": (32, 64, 128, 256), "layers_per_block": 1, "norm_num_groups": 8},
@@ -22,8 +27,8 @@ AUTOENCODERS = {
     "large": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "norm_num_groups": 32},
 }
 
-# Channels per resolution of the latent, halved from one to the next. Attention stands where the side is at most
-# `attention`; one size up it would nearly double a step's time on a CPU.
+# Channels from the resolution of the latent down, which halves from one to the next. Attention is used where the side
+# is at most `attention`; one resolution higher, it would nearly double the time of a step on a CPU.
 UNETS = {
     "tiny": {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "norm_num_groups": 8, "attention": 8},
     "small": {"block_out_channels": (64, 128, 192), "layers_per_block": 1, "norm_num_groups": 16, "attention": 8},
@@ -43,9 +48,12 @@ def build_autoencoder(preset: str, image_size: int, downsample_factor: int, late
     channels = config.pop("block_out_channels")
     levels = int(math.log2(downsample_factor))
     if 2**levels != downsample_factor or not 1 <= levels < len(channels):
-        raise InputError(f"expected a downsample factor of 2, 4 or 8, found {downsample_factor}")
+        raise InputError(f"The downsample factor must be 2, 4 or 8, but is {downsample_factor}.")
     if image_size % downsample_factor:
-        raise InputError(f"expected an image size that {downsample_factor} divides, found {image_size}")
+        raise InputError(
+            f"--image_size must be a multiple of the autoencoder's downsample factor, {downsample_factor}, but is"
+            f" {image_size}."
+        )
     channels = (*channels[:levels], channels[-1])
     return AutoencoderKL(
         block_out_channels=channels,
@@ -75,8 +83,8 @@ def build_unet(
     smallest = 2 ** (len(channels) - 1)
     if latent_size % smallest:
         raise InputError(
-            f"the UNet halves its latents {len(channels) - 1} times: expected a latent size that {smallest} divides, "
-            f"found {latent_size}; choose another --image_size"
+            f"The UNet halves its latents {len(channels) - 1} times, so their side must be a multiple of {smallest},"
+            f" but it is {latent_size}. Choose another --image_size."
         )
     return UNet2DConditionModel(
         sample_size=latent_size,
@@ -88,8 +96,8 @@ def build_unet(
         # What diffusers calls attention_head_dim is the number of heads.
         attention_head_dim=tuple(max(1, width // 32) for width in channels),
         dropout=dropout,
-        # The caption joins the timestep too, and both scale and shift what the normalisation leaves: it is learned
-        # sooner than by cross-attention alone.
+        # The caption is also added to the timestep embedding, and both scale and shift the normalised features: this
+        # is learned faster than cross-attention alone.
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
@@ -103,14 +111,18 @@ def load_unet(
     """A new UNet from a preset's name or a `.json` config, or trained weights from a folder or the Hub.
 
     Raises:
-        InputError: its channels or its `cross_attention_dim` fit neither the autoencoder nor the text encoder.
+        InputError: there is no such UNet, or it does not fit the autoencoder or the text encoder.
     """
     if name in UNETS:
         return build_unet(name, latent_size, latent_channels, cross_attention_dim, dropout)
+    unet: Any
     if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise InputError(f"--unet {name}: no such file; expected the config.json of a UNet2DConditionModel.")
         unet = UNet2DConditionModel.from_config(json.loads(Path(name).read_text()))
     else:
-        unet = load_component(UNet2DConditionModel, name, "unet")
+        new = f"a new UNet needs no download: --unet {', '.join(UNETS)}"
+        unet = load_component(UNet2DConditionModel, name, "unet", offline=new)
     expected = {
         "sample_size": latent_size,
         "in_channels": latent_channels,
@@ -120,33 +132,16 @@ def load_unet(
     found = {key: unet.config[key] for key in expected}
     if found != expected:
         raise InputError(
-            f"expected a UNet with {expected}, as autoencoder and text encoder have it; {name} has {found}"
+            f"--unet {name} does not fit the autoencoder and the text encoder: expected a UNet with {expected}, but it"
+            f" has {found}. Choose another UNet, autoencoder or text encoder."
         )
     return unet
-
-
-def load_component(component_class: Any, name: str, subfolder: str) -> Any:
-    """`component_class.from_pretrained` from a local folder or the Hub, from its root or from `subfolder`.
-
-    Raises:
-        InputError: there is nothing of the kind under `name`.
-    """
-    errors = []
-    for candidate in ("", subfolder):
-        try:
-            return component_class.from_pretrained(name, subfolder=candidate)
-        except (OSError, ValueError) as error:
-            errors.append(str(error).strip().splitlines()[0])
-    raise InputError(
-        f"expected an {component_class.__name__} in {name!r} (a folder, or a repository on the Hub), found none: "
-        + "; ".join(dict.fromkeys(errors))
-    )
 
 
 def use_attention(unet: UNet2DConditionModel, attention: str, device: torch.device) -> None:
     """Choose the attention kernels: "sdpa" (PyTorch's, the default) or "xformers".
 
-    On a CPU "sdpa" is plain matrix products: the backward pass of the fused kernel takes a third of a step there.
+    On a CPU, "sdpa" means plain matrix products: the backward pass of the fused kernel would take a third of a step.
 
     Raises:
         InputError: xformers is not installed, or has no kernels for this machine.
@@ -158,7 +153,48 @@ def use_attention(unet: UNet2DConditionModel, attention: str, device: torch.devi
             unet.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError, NotImplementedError, RuntimeError) as error:
             raise InputError(
-                f"xformers' attention cannot be used here ({str(error).strip().splitlines()[0]}); "
-                "install `animal-ldm[xformers]` on a machine with a CUDA GPU that its kernels support, "
-                "or leave --attention at sdpa"
+                f"xformers attention cannot be used here ({str(error).strip().splitlines()[0]}). Install"
+                " `animal-ldm[xformers]` on a machine with a CUDA GPU that its kernels support, or leave --attention"
+                " at sdpa."
             ) from error
+
+
+def downsample_factor(vae: AutoencoderKL) -> int:
+    """Pixels per latent, along each side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def autoencoder_architecture(vae: AutoencoderKL) -> dict[str, Any]:
+    """Facts for the report, from the network itself: arguments do not describe an autoencoder that was loaded."""
+    return {
+        "block_out_channels": list(vae.config.block_out_channels),
+        "layers_per_block": vae.config.layers_per_block,
+        "latent_channels": vae.config.latent_channels,
+        "downsample_factor": downsample_factor(vae),
+        "parameters": parameters(vae),
+    }
+
+
+def unet_architecture(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """Facts for the report, from the network itself."""
+    return {
+        "block_out_channels": list(unet.config.block_out_channels),
+        "layers_per_block": unet.config.layers_per_block,
+        "sample_size": unet.config.sample_size,
+        "cross_attention_dim": unet.config.cross_attention_dim,
+        "parameters": parameters(unet),
+    }
+
+
+def text_encoder_architecture(text_encoder: CLIPTextModel) -> dict[str, Any]:
+    """Facts for the report, from the network itself."""
+    return {
+        "hidden_size": text_encoder.config.hidden_size,
+        "num_hidden_layers": text_encoder.config.num_hidden_layers,
+        "max_position_embeddings": text_encoder.config.max_position_embeddings,
+        "parameters": parameters(text_encoder),
+    }

@@ -1,4 +1,7 @@
-"""What the denoiser learns: to predict the noise, or the velocity, of noised latents; and how it is drawn from."""
+"""What the denoiser learns, to predict the noise or velocity of noisy latents, and the schedulers that sample it."""
+
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 import torch
 from diffusers import (
@@ -16,11 +19,11 @@ from transformers import CLIPTextModel
 
 
 class Denoiser(nn.Module):
-    """All that is trained, in one `forward`: what accelerate wraps and synchronises.
+    """Everything that is trained, in one `forward`: what accelerate wraps and synchronises.
 
     Args:
-        text_encoder: if it is trained along.
-        projector: what the middle of the UNet goes through to be aligned, if it is.
+        text_encoder: only if it is trained jointly.
+        projector: for representation alignment, applied to the output of the UNet's middle block.
     """
 
     def __init__(
@@ -39,12 +42,12 @@ class Denoiser(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Prediction `(B, C, h, w)` from noisy latents `(B, C, h, w)`, timesteps `(B,)` and captions.
 
-        Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained along. The second
-        result is what the projector makes of the UNet's middle, None without one.
+        Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained jointly. The second
+        result is the projected output of the UNet's middle block, None without a projector.
         """
         if self.text_encoder is not None:
-            # Captions repeat within a batch: each distinct one is encoded once. They are laid out by an embedding, for
-            # the gradients of indexing would be summed in whatever order the CPU's threads come.
+            # Captions repeat within a batch: each distinct one is encoded once. F.embedding spreads them over the
+            # batch, because the gradients of indexing would be summed in an order that depends on the CPU's threads.
             distinct, inverse = torch.unique(captions, dim=0, return_inverse=True)
             encoded = self.text_encoder(distinct)[0]  # (distinct, L, D)
             captions = F.embedding(inverse, encoded.flatten(1)).unflatten(1, encoded.shape[1:])
@@ -73,13 +76,16 @@ SCHEDULERS = {
 
 
 def build_sampling_scheduler(name: str, noise_scheduler: DDPMScheduler) -> SchedulerMixin:
-    """What the pipeline draws with, a key of `SCHEDULERS`, for the process that `noise_scheduler` trains.
+    """The pipeline's scheduler for the diffusion process of `noise_scheduler`.
 
-    "ddim" (arXiv 2010.02502) is deterministic; "euler_ancestral" (arXiv 2206.00364, with fresh noise after every step)
-    and "sde_dpm" (second-order, arXiv 2211.01095) go on drawing noise, which mends some of an early step's mistakes.
-    First order pays with contrast: from normal latents with standard deviation 0.7 and an exact network, 25 steps draw
-    one of 0.61, second order 0.69. All begin at the last timestep, where there is the least signal (arXiv 2305.08891,
-    section 3.3).
+    "ddim" (arXiv 2010.02502) is deterministic. "euler_ancestral" (arXiv 2206.00364) and "sde_dpm" (second order, arXiv
+    2211.01095) add fresh noise after every step, which corrects some errors of earlier steps. The first order loses
+    contrast: for normally distributed latents with a standard deviation of 0.7 and an exact network, its samples after
+    25 steps have 0.61, those of the second order 0.69. All start at the last timestep, where the signal is weakest
+    (arXiv 2305.08891, section 3.3).
+
+    Args:
+        name: a key of `SCHEDULERS`.
     """
     scheduler_class, options = SCHEDULERS[name]
     return scheduler_class.from_config(noise_scheduler.config, timestep_spacing="trailing", **options)
@@ -88,7 +94,7 @@ def build_sampling_scheduler(name: str, noise_scheduler: DDPMScheduler) -> Sched
 def training_target(
     noise_scheduler: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the network is to predict: the noise, or the velocity (Salimans & Ho 2022, arXiv 2202.00512)."""
+    """What the network learns to predict: the noise, or the velocity (Salimans & Ho 2022, arXiv 2202.00512)."""
     if noise_scheduler.config.prediction_type == "epsilon":
         return noise
     return noise_scheduler.get_velocity(latents, noise, timesteps)
@@ -97,8 +103,8 @@ def training_target(
 def loss_weights(noise_scheduler: DDPMScheduler, timesteps: torch.Tensor, snr_gamma: float | None) -> torch.Tensor:
     """Weight of each sample's loss, `(B,)`: 1, or min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556, section 3.4).
 
-    min(SNR, gamma) weighs the error of the predicted clean latents; it is SNR times the squared error of epsilon's
-    inverse, and SNR + 1 times that of v's.
+    min(SNR, gamma) weights the squared error of the predicted clean latents. The squared error of epsilon is SNR times
+    that error, the one of v is SNR + 1 times it, so the weight is divided by these factors.
     """
     if snr_gamma is None:
         return torch.ones(len(timesteps), device=timesteps.device)

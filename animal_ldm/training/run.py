@@ -1,8 +1,7 @@
-"""The mechanics every training run shares: progress in images, checkpoints, logs and the report."""
+"""What both trainers share: accelerator, gradient accumulation, progress in images, checkpoints, logs and report."""
 
-import dataclasses
-import json
-import os
+import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,57 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..environment import hardware, library_versions
 from ..errors import InputError
+from ..files import whole_file, write_json
+from .arguments import RunArguments
 from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
-from .report import Meter, hardware, library_versions
+from .cost import Meter
+from .stream import micro_batches
+
+logger = logging.getLogger(__name__)
+
+# Batches over which the logged training loss is averaged.
+LOG_EVERY = 50
+
+LIBRARIES = (
+    "animal-ldm", "torch", "diffusers", "transformers", "accelerate", "datasets", "safetensors", "codecarbon", "lpips"
+)  # fmt: skip
+
+DATA_DIGEST_NOTE = (
+    "SHA-256 over file name and SHA-256 of every training photo, in order; captions are not included "
+    "(animal_ldm.data.prepared.PreparedSplit.fingerprint)"
+)
 
 
-def start_accelerator(output_dir: str, mixed_precision: str, report_to: str) -> Accelerator:
-    """Accelerator with its trackers writing below `output_dir`; `report_to` names trackers with commas, or "none"."""
-    trackers = [name for name in report_to.split(",") if name not in ("", "none")]
-    accelerator = Accelerator(mixed_precision=mixed_precision, log_with=trackers or None, project_dir=output_dir)
+def start_accelerator(arguments: RunArguments) -> Accelerator:
+    """Accelerator with its trackers, which write below `output_dir`.
+
+    Raises:
+        InputError: `output_dir` holds another run, or the batch cannot be split evenly.
+    """
+    prepare_output_dir(arguments.output_dir, arguments.resume)
+    trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision, log_with=trackers or None, project_dir=arguments.output_dir
+    )
+    pieces = accelerator.num_processes * arguments.gradient_accumulation_steps
+    if arguments.batch_size % pieces:
+        raise InputError(
+            f"--batch_size must be a multiple of {pieces} ({accelerator.num_processes} processes x "
+            f"{arguments.gradient_accumulation_steps} accumulation steps), but is {arguments.batch_size}."
+        )
     if trackers:
         accelerator.init_trackers("logs")
     return accelerator
 
 
 def learning_rate_schedule(
-    optimizer: torch.optim.Optimizer, arguments: Any, total_steps: int
+    optimizer: torch.optim.Optimizer, arguments: RunArguments, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Warm-up over `num_warmup_steps`, then constant or cosine; to be stepped once per optimizer step."""
+    """Linear warm-up over `num_warmup_steps`, then constant or cosine. Step it once per optimizer step."""
     return get_scheduler(
         "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
         optimizer,
@@ -40,61 +71,63 @@ def learning_rate_schedule(
     )
 
 
-# Batches over which the logged training loss is averaged.
-LOG_EVERY = 50
+def accumulate(accelerator: Accelerator, model: torch.nn.Module, arguments: RunArguments) -> Iterator[slice]:
+    """Yield this process's slices of the global batch, one per accumulation step.
+
+    The caller runs a forward and a backward pass on each; processes exchange the gradients of `model` with the last.
+    """
+    parts = arguments.gradient_accumulation_steps
+    pieces = micro_batches(arguments.batch_size, parts, accelerator.process_index, accelerator.num_processes)
+    for part, piece in enumerate(pieces, start=1):
+        with contextlib.nullcontext() if part == parts else accelerator.no_sync(model):
+            yield piece
 
 
 class Run:
     """One training run, its progress counted in images.
 
     Args:
-        identity: what the run is made of, as plain values; it may only be resumed with the same.
-        batch_size: images per optimizer step, over all processes and accumulation steps.
-        total_images: rounded up to whole batches.
+        identity: what the run is made of, as plain values; it can only be resumed with the same.
+        photos: in the training split. The length of the run is rounded up to whole batches.
     """
 
-    def __init__(self, accelerator: Accelerator, arguments: Any, identity: dict, batch_size: int, total_images: int):
-        pieces = accelerator.num_processes * arguments.gradient_accumulation_steps
-        if batch_size % pieces:
-            raise InputError(
-                f"expected a --batch_size that {pieces} divides ({accelerator.num_processes} processes x "
-                f"{arguments.gradient_accumulation_steps} accumulation steps), found {batch_size}"
-            )
+    def __init__(self, accelerator: Accelerator, arguments: RunArguments, identity: dict[str, Any], photos: int):
         self.accelerator = accelerator
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
-        self.identity = {**identity, "batch_size": batch_size, "seed": arguments.seed}
-        self.batch_size = batch_size
-        self.total_steps = -(-total_images // batch_size)
-        self.total_images = self.total_steps * batch_size
+        self.batch_size = arguments.batch_size
+        self.identity = {**identity, "batch_size": self.batch_size, "seed": arguments.seed}
+        self.total_steps = max(1, -(-round(arguments.num_epochs * photos) // self.batch_size))
+        self.total_images = self.total_steps * self.batch_size
         self.images_seen = 0
-        self.history: list[dict] = []
-        self.meter = Meter(arguments.country if accelerator.is_main_process else None)
+        self.history: list[dict[str, float]] = []
+        self.meter = Meter(arguments.country if accelerator.is_main_process else None, accelerator.num_processes)
         self.losses: dict[str, list[torch.Tensor]] = {}
-        self.shown: dict[str, str] = {}  # beside the progress bar
+        self.bar = tqdm(disable=True)
+        self.shown: dict[str, str] = {}  # beside the bar
         self.parts: dict[str, Any] = {}
-        prepare_output_dir(self.output_dir, arguments.resume)
 
     def resume(self, **parts: Any) -> None:
-        """Name everything that has a state, and load it from the newest checkpoint if there is one."""
+        """Name everything that has a state, and load it from the newest checkpoint with --resume."""
         self.parts = {**parts, "meter": self.meter, "run": self}
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
         if self.arguments.resume:
             self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = state["history"]
 
     def steps(self) -> Iterator[int]:
         """Yield `images_seen` at the start of each step; the caller trains on a batch, then calls `advance()`."""
-        with tqdm(
+        self.bar = tqdm(
             total=self.total_images, initial=self.images_seen, unit="img", smoothing=0.05, dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
-        ) as self.bar:  # fmt: skip
+        )  # fmt: skip
+        with self.bar, logging_redirect_tqdm():
             while self.images_seen < self.total_images:
                 yield self.images_seen
 
@@ -104,24 +137,28 @@ class Run:
         self.meter.images_seen = self.images_seen
         self.bar.update(self.batch_size)
 
+    @property
+    def done(self) -> bool:
+        return self.images_seen >= self.total_images
+
     def due(self, every: int) -> bool:
         """Whether the last batch crossed a multiple of `every` images, or ended the run."""
-        done = self.images_seen >= self.total_images
-        return done or self.images_seen // every > (self.images_seen - self.batch_size) // every
+        return self.done or self.images_seen // every > (self.images_seen - self.batch_size) // every
 
     def track_loss(self, name: str, loss: torch.Tensor) -> None:
         """Note this process's `loss` of the batch; every `LOG_EVERY` batches its mean goes to the bar and the logs."""
         self.losses.setdefault(name, []).append(loss)
-        if len(self.losses[name]) == LOG_EVERY or self.images_seen >= self.total_images:
-            mean = self.accelerator.reduce(torch.stack(self.losses.pop(name)).mean(), "mean").item()
+        if len(self.losses[name]) == LOG_EVERY or self.done:
+            reduced: Any = self.accelerator.reduce(torch.stack(self.losses.pop(name)).mean(), "mean")
+            mean = reduced.item()
             self.shown[name] = f"{mean:.4f}"
             self.bar.set_postfix(self.shown)
             self.log({name: mean})
 
     def announce(self, values: dict[str, float]) -> None:
-        """Log `values` and print them above the progress bar."""
+        """Log `values`, and show them."""
         figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        tqdm.write(f"{self.images_seen} images: {figures}")
+        logger.info("%d images: %s", self.images_seen, figures)
         self.log(values)
 
     def log(self, values: dict[str, float]) -> None:
@@ -130,15 +167,14 @@ class Run:
         self.accelerator.log(values, step=self.images_seen)
 
     def values(self, name: str) -> list[float]:
-        """What was logged under `name` so far."""
+        """Everything logged under `name` so far."""
         return [entry[name] for entry in self.history if name in entry]
 
-    def log_picture(self, name: str, picture: Image.Image) -> None:
-        """Write `picture` to `samples/<name>-<images_seen>.png` and to the trackers that take pictures."""
-        path = self.output_dir / "samples" / f"{name}-{self.images_seen:010d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-        pixels = np.asarray(picture)[None]  # (1, H, W, 3)
+    def log_image(self, name: str, image: Image.Image) -> None:
+        """Write `image` to `samples/<name>-<images_seen>.png`, and to the trackers that accept images."""
+        with whole_file(self.output_dir / "samples" / f"{name}-{self.images_seen:010d}.png") as partial:
+            image.save(partial)
+        pixels = np.asarray(image)[None]  # (1, H, W, 3)
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({name: pixels}, step=self.images_seen, dataformats="NHWC")
@@ -147,27 +183,25 @@ class Run:
 
     def checkpoint(self) -> None:
         if self.accelerator.is_main_process:
-            save_checkpoint(
-                self.output_dir,
-                self.images_seen,
-                self.identity,
-                self.parts,
-                self.arguments.checkpoints_total_limit,
-            )
+            keep = self.arguments.checkpoints_total_limit
+            save_checkpoint(self.output_dir, self.images_seen, self.identity, self.parts, keep)
         self.accelerator.wait_for_everyone()
 
-    def write_report(self, folder: Path, **results: Any) -> None:
-        """Write `training_report.json` into `folder`: arguments, identity, cost, history, machine, versions."""
+    def write_report(self, digest_notes: dict[str, str], **results: Any) -> None:
+        """Write `training_report.json` into `output_dir`: arguments, identity, cost, history, machine, versions.
+
+        Args:
+            digest_notes: what the digests in the report are computed over.
+        """
         report = {
-            "arguments": dataclasses.asdict(self.arguments),
+            "arguments": self.arguments.record(),
             "identity": self.identity,
             "images_seen": self.images_seen,
             **results,
+            "digest_notes": {"identity.data": DATA_DIGEST_NOTE, **digest_notes},
             **self.meter.report(),
             "hardware": {**hardware(), "processes": self.accelerator.num_processes},
-            "versions": library_versions(),
+            "versions": library_versions(*LIBRARIES),
             "history": self.history,
         }
-        partial = folder / ".training_report.json.partial"
-        partial.write_text(json.dumps(report, indent=2))
-        os.replace(partial, folder / "training_report.json")
+        write_json(self.output_dir / "training_report.json", report)

@@ -1,7 +1,7 @@
 """The order in which a run sees its photos, as a pure function of (seed, images seen).
 
-Nothing here keeps state: the batch at position `images_seen` is the same whether the run got there in one stretch,
-was killed and resumed, or is split over any number of processes.
+Nothing here keeps state: the batch at position `images_seen` is the same whether the run got there in one stretch or
+was killed and resumed, and on any number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,24 @@ class ImageStream:
     Args:
         labels: class of each image; only its length matters unless `balanced`.
         seed: of the permutations.
-        balanced: every class is drawn equally often; within a class each image comes once before any comes again.
+        balanced: every class comes equally often; within a class, each image comes once before any comes again.
     """
 
     def __init__(self, labels: Sequence[str], seed: int, balanced: bool = False):
         groups = [np.flatnonzero(np.asarray(labels) == name) for name in sorted(set(labels))]
         self.groups = groups if balanced else [np.arange(len(labels))]
         self.seed = seed
-        # Permutations in use: making one anew for every image would cost O(dataset).
+        # Permutations in use: computing one for every image would cost O(dataset).
         self._recent: dict[tuple[int, int, int], np.ndarray] = {}
 
     def indices(self, images_seen: int, count: int) -> np.ndarray:
         """Dataset indices of images `images_seen` … `images_seen + count - 1` of the stream, int64 `(count,)`."""
         positions = np.arange(images_seen, images_seen + count)
-        # Rounds of one draw per group, the groups in a new order each round.
+        # In each round every group comes once; the order of the groups is new in each round.
         rounds, slots = np.divmod(positions, len(self.groups))
         chosen = np.empty(count, np.int64)
         for i, (round_, slot) in enumerate(zip(rounds, slots, strict=True)):
-            group = self._permutation(len(self.groups), round_, 0)[slot] if len(self.groups) > 1 else 0
+            group = int(self._permutation(len(self.groups), round_, 0)[slot]) if len(self.groups) > 1 else 0
             members = self.groups[group]
             epoch, rank = divmod(int(round_), len(members))
             chosen[i] = members[self._permutation(len(members), epoch, 1 + group)[rank]]
@@ -49,12 +49,12 @@ class ImageStream:
 
 
 def step_seed(seed: int, images_seen: int, stream: int = 0) -> int:
-    """Seed of the batch at `images_seen`; different `stream`s are independent."""
+    """Seed of the batch at `images_seen`. Different values of `stream` give independent seeds."""
     return int(np.random.SeedSequence((seed, images_seen, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def step_generator(seed: int, images_seen: int) -> torch.Generator:
-    """CPU generator of everything random in the batch at `images_seen`: crops, flips, noise, timesteps, dropout."""
+    """CPU generator for everything random in the batch at `images_seen`: crops, flips, noise, timesteps, captions."""
     return torch.Generator().manual_seed(step_seed(seed, images_seen))
 
 

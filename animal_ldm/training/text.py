@@ -1,30 +1,32 @@
-"""Captions for the UNet: a frozen text encoder's embeddings, or a small encoder that is trained along."""
+"""Captions for the UNet: embeddings of a frozen text encoder, or token ids for a small one trained jointly."""
+
+# transformers annotates these more narrowly than it accepts them.
+# pyright: reportArgumentType=false
 
 import json
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..digest import weights_digest
-from .cache import cached_array, fingerprint
-from .models import load_component
+from ..loading import load_component
+from .cache import Cache, fingerprint
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
-# A small encoder's size: captions over a few dozen words need no more.
+# Size of the small encoder: enough for captions with a vocabulary of a few dozen words.
 WIDTH, LAYERS, TOKENS, VOCABULARY = 128, 2, 32, 4096
 
 
 def build_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """CLIP's tokenizer with merges learned from `captions`; any other text still encodes, byte by byte."""
+    """CLIP's tokenizer with merges learned from `captions`; any other text is encoded byte by byte."""
     letters = sorted(ByteLevel.alphabet())
     alphabet = [*letters, *(letter + "</w>" for letter in letters)]
-    # CLIP's own normalisation and word splitting, so that the merges are of the words it will see.
+    # CLIP's own normalisation and word splitting, so that the merges fit the words it will see
     backend = CLIPTokenizer(vocab=_vocabulary(alphabet), merges=[]).backend_tokenizer
     trainer = BpeTrainer(
         vocab_size=VOCABULARY - len(letters),
@@ -61,7 +63,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def load_text_encoder(name: str, captions: Sequence[str]) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """Tokenizer and text encoder from a folder or the Hub, or for "scratch" new ones over `captions`."""
+    """Tokenizer and text encoder from a folder or the Hub, or for "scratch" new ones for `captions`."""
     if name == "scratch":
         tokenizer = build_tokenizer(captions)
         return tokenizer, build_text_encoder(tokenizer)
@@ -72,19 +74,17 @@ def load_text_encoder(name: str, captions: Sequence[str]) -> tuple[CLIPTokenizer
 class Captions:
     """The captions of a dataset, each distinct one tokenised (and, for a frozen encoder, encoded) once.
 
-    `table[i]` is what the denoiser takes for caption `i`: token ids `(L,)` if the encoder is trained along, its
-    embedding `(L, D)` if it is frozen. `table[0]` is the empty caption, for classifier-free guidance
-    (arXiv 2207.12598).
+    `table[i]` is the denoiser's input for caption `i`: the embedding `(L, D)` for a frozen encoder, token ids `(L,)`
+    for one that is trained jointly. `table[0]` is the empty caption, for classifier-free guidance (arXiv 2207.12598).
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        cache: Cache,
         texts: Sequence[str],
         tokenizer: CLIPTokenizer,
         text_encoder: CLIPTextModel,
         frozen: bool,
-        cache_dir: str,
     ):
         self.tokenizer = tokenizer
         distinct = ["", *sorted(set(texts) - {""})]
@@ -92,18 +92,18 @@ class Captions:
         ids = tokenizer(
             distinct, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="np"
         ).input_ids
-        self.table = self._encode(accelerator, ids, text_encoder, cache_dir) if frozen else ids
+        self.table = self._encode(cache, ids, text_encoder) if frozen else ids
 
     @staticmethod
     @torch.no_grad()
-    def _encode(accelerator: Accelerator, ids: np.ndarray, encoder: CLIPTextModel, cache_dir: str) -> np.ndarray:
+    def _encode(cache: Cache, ids: np.ndarray, encoder: CLIPTextModel) -> np.ndarray:
         def embed(start: int, stop: int) -> np.ndarray:
             return encoder(torch.as_tensor(ids[start:stop], device=encoder.device))[0].float().cpu().numpy()
 
         key = fingerprint("captions", weights_digest(encoder), ids.tolist())
         shape = (*ids.shape, encoder.config.hidden_size)
-        return cached_array(accelerator, cache_dir, key, shape, np.float32, embed, "encoding captions")
+        return cache.array(key, shape, np.float32, embed, "encoding captions")
 
     def numbers(self, texts: Sequence[str]) -> np.ndarray:
-        """Index into `table` of each text, int64; a text that was not given at the start raises KeyError."""
+        """Index into `table` of each text, int64. Raises KeyError for a text that was not passed to `__init__`."""
         return np.array([self.index[text] for text in texts])

@@ -1,4 +1,4 @@
-"""A prepared dataset of 16 x 16 pictures, and components small enough to train in seconds."""
+"""A prepared dataset of 16 x 16 images, and components small enough to train in seconds."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,13 @@ def write_split(folder: Path, per_class: int, seed: int, size: int = 16) -> None
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def random_pixels(count: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> str:
-    """24 training and 6 validation pictures of two classes."""
+    """24 training and 6 validation images of two classes."""
     folder = tmp_path_factory.mktemp("prepared")
     write_split(folder / "train", 8, seed=1)
     write_split(folder / "validation", 2, seed=2)

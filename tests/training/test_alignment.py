@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from animal_ldm.data.prepared import load_split
 from animal_ldm.perceptual import PerceptualDistance
 from animal_ldm.training.alignment import FEATURES, alignment_loss, build_projector, classifier_features
+from animal_ldm.training.cache import Cache
 from animal_ldm.training.objective import Denoiser
 from tests.conftest import tiny_components
 from tests.training.conftest import write_split
@@ -23,7 +24,8 @@ def test_features_are_the_classifiers_of_every_photo_and_its_mirror_image(squeez
     write_split(tmp_path / "data" / "train", 4, seed=1, size=64)
     split = load_split(tmp_path / "data", "train")
     perceptual = PerceptualDistance(squeezenet_weights)
-    features = classifier_features(Accelerator(), split, perceptual, 2, str(tmp_path / "cache"))
+    cache = Cache(Accelerator(), tmp_path / "cache")
+    features = classifier_features(cache, split, perceptual, 2)
     assert features.shape == (12, 2, FEATURES, 2, 2)
     images = torch.from_numpy(np.stack([split.image(i) for i in range(12)])).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
@@ -36,7 +38,7 @@ def test_features_are_the_classifiers_of_every_photo_and_its_mirror_image(squeez
     found = torch.from_numpy(np.array(features)).float()[:, :, fires]
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0.01)
 
-    again = classifier_features(Accelerator(), split, perceptual, 2, str(tmp_path / "cache"))
+    again = classifier_features(cache, split, perceptual, 2)
     assert np.array_equal(features, again)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

@@ -10,18 +10,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional as F
 
+from animal_ldm.digest import encoder_digest
 from animal_ldm.errors import InputError
 from animal_ldm.perceptual import PerceptualDistance
-from animal_ldm.training.autoencoder import (
-    AutoencoderArguments,
-    Change,
-    Trainer,
-    draw_change,
-    latent_statistics,
-    normalize_latents,
-    train,
-    validate,
-)
+from animal_ldm.pixels import to_model_range
+from animal_ldm.training.arguments import AutoencoderArguments
+from animal_ldm.training.autoencoder import Trainer, train, validate
 from animal_ldm.training.discriminator import (
     FeatureDiscriminator,
     PatchDiscriminator,
@@ -29,10 +23,10 @@ from animal_ldm.training.discriminator import (
     fooling_loss,
     hinge_loss,
 )
-from animal_ldm.training.pixels import center_crop, random_crops, to_model_range, to_picture
-from animal_ldm.training.stream import step_generator
+from animal_ldm.training.equivariance import Transform
+from animal_ldm.training.normalisation import latent_statistics
 from tests.conftest import tiny_vae
-from tests.training.conftest import assert_same_weights, write_split
+from tests.training.conftest import assert_same_weights, random_pixels, write_split
 
 
 @pytest.fixture
@@ -56,48 +50,6 @@ def arguments(prepared, tmp_path) -> AutoencoderArguments:
     )
 
 
-def random_pixels(count: int, size: int = 16) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-
-
-def test_pixels_survive_the_way_to_the_model_and_back():
-    pixels = random_pixels(3)
-    assert np.array_equal(to_picture(to_model_range(pixels)), pixels)
-    images = to_model_range(pixels)
-    assert images.shape == (3, 3, 16, 16) and images.min() >= -1 and images.max() <= 1
-
-
-def test_crops_are_windows_of_their_photo_some_mirrored():
-    pixels = random_pixels(40, size=10)
-    crops = random_crops(pixels, 8, step_generator(1, 0))
-    mirrored = 0
-    for photo, crop in zip(pixels, crops, strict=True):
-        windows = [photo[top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
-        assert any(np.array_equal(crop, window) or np.array_equal(crop, window[:, ::-1]) for window in windows)
-        mirrored += any(np.array_equal(crop, window[:, ::-1]) for window in windows)
-    assert 10 < mirrored < 30
-    assert np.array_equal(center_crop(pixels, 8), pixels[:, 1:9, 1:9])
-
-
-def test_normalising_moves_the_latents_and_leaves_the_reconstructions():
-    torch.manual_seed(0)
-    vae, pixels = tiny_vae(), random_pixels(64)
-    with torch.no_grad():
-        vae.quant_conv.bias[:4] += torch.tensor([3.0, -2.0, 0.5, 0.0])
-        images = to_model_range(pixels[:8])
-        before = vae.encode(images).latent_dist
-        decoded_before = vae.decode(before.mode()).sample
-    mean, std = latent_statistics(vae, pixels, 16, seed=0)
-    normalize_latents(vae, mean, std)
-    with torch.no_grad():
-        after = vae.encode(images).latent_dist
-        torch.testing.assert_close(vae.decode(after.mode()).sample, decoded_before, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(after.std * std.float()[None, :, None, None], before.std, atol=1e-5, rtol=1e-4)
-    mean, std = latent_statistics(vae, pixels, 16, seed=0)
-    torch.testing.assert_close(mean, torch.zeros(4, dtype=torch.float64), atol=1e-4, rtol=0)
-    torch.testing.assert_close(std, torch.ones(4, dtype=torch.float64), atol=1e-4, rtol=0)
-
-
 def test_psnr_is_that_of_the_definition():
     torch.manual_seed(0)
     vae, pixels = tiny_vae(), random_pixels(5)
@@ -119,7 +71,7 @@ def test_discriminator_judges_patches_and_its_loss_is_zero_when_it_is_sure():
     assert fooling_loss([-sure[1:], 2 * sure[:1]]) == -2.25
 
 
-def test_features_tell_blurred_pictures_from_sharp_ones(squeezenet_weights):
+def test_features_tell_blurred_images_from_sharp_ones(squeezenet_weights):
     torch.manual_seed(0)
     perceptual = PerceptualDistance(squeezenet_weights)
     discriminator = FeatureDiscriminator(perceptual, channels=16)
@@ -128,7 +80,7 @@ def test_features_tell_blurred_pictures_from_sharp_ones(squeezenet_weights):
     blurred = F.avg_pool2d(sharp, 3, 1, 1)
     same = discriminator(sharp[:1].expand(2, -1, -1, -1))
     assert len(same) == len(perceptual.widths) - 1
-    for verdicts in same:  # the window is the batch's, so equal pictures get equal verdicts
+    for verdicts in same:  # the window is the batch's, so equal images get equal verdicts
         assert torch.equal(verdicts[0], verdicts[1])
     optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
     losses = []
@@ -138,40 +90,19 @@ def test_features_tell_blurred_pictures_from_sharp_ones(squeezenet_weights):
         losses[-1].backward()
         optimizer.step()
     assert losses[0] > 0.8 and losses[-1] < 0.6
-    # and they tell which way is sharper
+    # their gradient points to sharper images
     (gradient,) = torch.autograd.grad(fooling_loss(discriminator(blurred.requires_grad_())), blurred)
     assert fooling_loss(discriminator(blurred - 0.5 * gradient.sign())) < fooling_loss(discriminator(blurred))
 
 
 def test_features_need_lpips(arguments):
-    with pytest.raises(InputError, match="expected a --perceptual_weight above 0"):
+    with pytest.raises(InputError, match="Pass a --perceptual_weight above 0"):
         train(dataclasses.replace(arguments, discriminator="features"))
 
 
 def test_adaptive_weight_equals_the_ratio_of_gradients():
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     assert adaptive_weight((2 * weight).sum(), (0.5 * weight).sum(), weight).item() == pytest.approx(4, rel=1e-3)
-
-
-def test_a_change_is_the_same_for_latents_and_images():
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(Change()(images), images)
-    assert torch.equal(Change(1.0, 1)(images), images.rot90(1, dims=(2, 3)))
-    blocks = torch.rand(2, 4, 8, 8)
-    enlarged = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    shrunk = Change(0.25, 3)(enlarged)
-    assert shrunk.shape == (2, 4, 8, 8)
-    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(shrunk.mean(), Change(1.0, 3)(blocks).mean(), atol=1e-2, rtol=0)
-    assert (shrunk - Change(1.0, 3)(blocks))[inner].abs().mean() < 0.2
-
-
-def test_changes_are_drawn_as_often_as_asked():
-    changes = [draw_change(step_generator(0, number), 0.5) for number in range(400)]
-    assert 0.38 < sum(change != Change() for change in changes) / 400 < 0.57  # 1 of 32 is a change into itself
-    assert {change.scale for change in changes} == {0.25, 0.5, 0.75, 1.0}
-    assert {change.quarters for change in changes} == {0, 1, 2, 3}
-    assert all(draw_change(step_generator(0, number), 0.0) == Change() for number in range(50))
 
 
 def test_a_wrong_colour_costs_twice_and_noise_once(arguments):
@@ -182,24 +113,24 @@ def test_a_wrong_colour_costs_twice_and_noise_once(arguments):
     assert trainer.reconstruction_loss(images, images + 0.1 * checkerboard, kl).item() == pytest.approx(0.1)
 
 
-def test_an_autoencoder_trained_on_changes_decodes_turned_latents_better(arguments):
+def test_an_autoencoder_trained_on_transforms_decodes_turned_latents_better(arguments):
     arguments = dataclasses.replace(arguments, num_warmup_steps=0, discriminator_weight=0.0)
     ramp = torch.linspace(-1, 1, 32)
     images = torch.stack([ramp[:, None] * torch.rand(3, 1, 1) + ramp * torch.rand(3, 1, 1) for _ in range(8)])
     images, noise = images.clamp(-1, 1), torch.zeros(8, 4, 16, 16)
     errors = {}
-    for trained_on in (Change(), Change(1.0, 1)):
+    for trained_on in (Transform(), Transform(1.0, 1)):
         torch.manual_seed(0)
         trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, total_steps=60)
         for _ in range(60):
             trainer.step(images, noise, trained_on, adversarial=False)
         with torch.no_grad():
-            decoded, _ = trainer.model(images, noise, Change(1.0, 1))
-        errors[trained_on] = (decoded - Change(1.0, 1)(images)).abs().mean().item()
-    assert errors[Change(1.0, 1)] < 0.7 * errors[Change()]
+            decoded, _ = trainer.model(images, noise, Transform(1.0, 1))
+        errors[trained_on] = (decoded - Transform(1.0, 1)(images)).abs().mean().item()
+    assert errors[Transform(1.0, 1)] < 0.7 * errors[Transform()]
 
 
-def test_changes_need_latents_that_can_be_shrunk(arguments):
+def test_transforms_need_latents_that_can_be_downsampled(arguments):
     with pytest.raises(InputError, match="at least 32"):
         train(dataclasses.replace(arguments, equivariance=0.5))
 
@@ -223,9 +154,9 @@ def test_training_writes_an_autoencoder_with_normal_latents_and_a_report(argumen
 
 @pytest.mark.parametrize("discriminator", ["patches", "features"])
 def test_resumed_training_equals_training_in_one_stretch(arguments, tmp_path, squeezenet_weights, discriminator):
-    # the discriminator is there from the first image on, for its start depends on the length of the run
+    # the discriminator starts with the first image, because a later start depends on the length of the run
     whole = dataclasses.replace(arguments, discriminator_start=0.0)
-    if discriminator == "features":  # SqueezeNet needs larger pictures
+    if discriminator == "features":  # SqueezeNet needs larger images
         for split, seed in (("train", 1), ("validation", 2)):
             write_split(tmp_path / "larger" / split, 8, seed, size=32)
         whole = dataclasses.replace(
@@ -234,7 +165,7 @@ def test_resumed_training_equals_training_in_one_stretch(arguments, tmp_path, sq
             image_size=32,
             discriminator="features",
             perceptual_weight=1.0,
-            perceptual_weights=str(squeezenet_weights),
+            squeezenet_weights=str(squeezenet_weights),
         )
     train(whole)
     pieces = dataclasses.replace(whole, output_dir=str(tmp_path / "pieces"))
@@ -244,28 +175,44 @@ def test_resumed_training_equals_training_in_one_stretch(arguments, tmp_path, sq
 
 
 def test_photos_smaller_than_the_crop_are_refused(arguments):
-    with pytest.raises(InputError, match="at least 64 pixels, found 16 x 16"):
+    with pytest.raises(InputError, match="at least 64 pixels, but have 16 x 16"):
         train(dataclasses.replace(arguments, image_size=64))
 
 
 def test_decoder_alone_leaves_latents_as_they_are(arguments, parts):
-    train(dataclasses.replace(arguments, pretrained=parts["vae"], decoder_only=True))
+    train(dataclasses.replace(arguments, preset=None, pretrained=parts["vae"], decoder_only=True))
     given = AutoencoderKL.from_pretrained(parts["vae"])
     tuned = AutoencoderKL.from_pretrained(Path(arguments.output_dir, "vae"))
     for name, weight in given.state_dict().items():
         same = torch.equal(weight, tuned.state_dict()[name])
         assert same == (not name.startswith(("decoder", "post_quant_conv"))), name
     assert tuned.config.scaling_factor == given.config.scaling_factor
-    again = dataclasses.replace(arguments, output_dir=arguments.output_dir + "-again", decoder_only=True)
-    with pytest.raises(InputError, match="expected its folder or Hub id in --pretrained"):
+    again = dataclasses.replace(arguments, output_dir=arguments.output_dir + "-again", preset=None, decoder_only=True)
+    with pytest.raises(InputError, match="Pass its folder or Hub id with --pretrained"):
         train(again)
     train(dataclasses.replace(again, pretrained=arguments.output_dir, num_epochs=0.3))
     report = json.loads(Path(again.output_dir, "training_report.json").read_text())
     assert report["images_seen"] == 8 and report["pretrained"]["images_seen"] == 48
 
 
+def test_a_missing_autoencoder_is_named_with_one_that_works_offline(arguments):
+    with pytest.raises(InputError, match=r"AutoencoderKL was found in 'nowhere'.*--pretrained models/animal-ldm-128"):
+        train(dataclasses.replace(arguments, preset=None, pretrained="nowhere"))
+
+
+def test_report_describes_the_autoencoder_that_was_loaded_not_the_defaults(arguments, parts):
+    train(dataclasses.replace(arguments, preset=None, pretrained=parts["vae"], num_epochs=0.3))
+    report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
+    assert report["arguments"]["preset"] is None and report["arguments"]["latent_channels"] is None
+    assert report["architecture"]["block_out_channels"] == [8, 8]
+    assert report["architecture"]["downsample_factor"] == 2
+    saved = AutoencoderKL.from_pretrained(Path(arguments.output_dir, "vae"))
+    assert report["architecture"]["parameters"] == saved.num_parameters()
+    assert report["digests"] == {"encoder": encoder_digest(saved)}
+
+
 def test_fine_tuning_starts_from_the_given_weights(arguments, parts):
-    train(dataclasses.replace(arguments, pretrained=parts["vae"], num_epochs=0.3, learning_rate=0.0))
+    train(dataclasses.replace(arguments, preset=None, pretrained=parts["vae"], num_epochs=0.3, learning_rate=0.0))
     with torch.no_grad():
         images = to_model_range(random_pixels(2))
         tuned, given = (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from animal_ldm.training.cache import cached_array, fingerprint
+from animal_ldm.training.cache import Cache, fingerprint
 
 
 def squares(calls: list):
@@ -16,7 +16,7 @@ def squares(calls: list):
 def test_computed_once_then_mapped(tmp_path):
     calls: list = []
     for _ in range(2):
-        array = cached_array(Accelerator(), tmp_path, "key", (10, 1), np.float32, squares(calls), "squaring", chunk=4)
+        array = Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, squares(calls), "squaring", chunk=4)
         assert np.array_equal(array[:, 0], np.arange(10) ** 2)
         assert isinstance(array, np.memmap)
     assert calls == [(0, 4), (4, 8), (8, 10)]
@@ -29,9 +29,9 @@ def test_what_an_interrupted_run_left_is_rebuilt(tmp_path):
         return np.full((stop - start, 1), -1, np.float32)
 
     with pytest.raises(KeyboardInterrupt):
-        cached_array(Accelerator(), tmp_path, "key", (10, 1), np.float32, broken, "squaring", chunk=4)
+        Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, broken, "squaring", chunk=4)
     assert not (tmp_path / "key").exists()
-    array = cached_array(Accelerator(), tmp_path, "key", (10, 1), np.float32, squares([]), "squaring", chunk=4)
+    array = Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, squares([]), "squaring", chunk=4)
     assert np.array_equal(array[:, 0], np.arange(10) ** 2)
 
 

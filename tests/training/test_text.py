@@ -3,6 +3,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from animal_ldm.training.cache import Cache
 from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer
 
 CAPTIONS = ["a zebra", "a photo of a zebra", "zebra", "two lions"] * 3
@@ -28,7 +29,7 @@ def test_frozen_captions_are_the_encoders_own_embeddings(tmp_path):
     torch.manual_seed(0)
     tokenizer = build_tokenizer(CAPTIONS)
     encoder = build_text_encoder(tokenizer).eval()
-    captions = Captions(Accelerator(), CAPTIONS, tokenizer, encoder, frozen=True, cache_dir=str(tmp_path))
+    captions = Captions(Cache(Accelerator(), tmp_path), CAPTIONS, tokenizer, encoder, frozen=True)
     assert captions.table.shape == (5, 32, 128)
     for text in ["zebra", ""]:
         ids = tokenizer(text, padding="max_length", return_tensors="pt").input_ids
@@ -39,7 +40,7 @@ def test_frozen_captions_are_the_encoders_own_embeddings(tmp_path):
 def test_trained_captions_are_token_ids(tmp_path):
     tokenizer = build_tokenizer(CAPTIONS)
     encoder = build_text_encoder(tokenizer)
-    captions = Captions(Accelerator(), CAPTIONS, tokenizer, encoder, frozen=False, cache_dir=str(tmp_path))
+    captions = Captions(Cache(Accelerator(), tmp_path), CAPTIONS, tokenizer, encoder, frozen=False)
     assert captions.table.shape == (5, 32) and captions.table.dtype == np.int64
     assert list(captions.numbers(["zebra", "zebra", "a zebra"])) == [4, 4, 2]
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""The whole training script on real tiny components; the shared fixtures are in tests/training/conftest.py."""
+"""The whole recipe on real tiny components; the shared fixtures are in conftest.py."""
 
 import dataclasses
 import json
@@ -16,15 +16,16 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 
-import train_text_to_image
+import animal_ldm
 from animal_ldm import AnimalLDMPipeline
+from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
-from animal_ldm.training.autoencoder import AutoencoderArguments
+from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
-from tests.training.conftest import assert_same_weights, parts, prepared, weights_of, write_split  # noqa: F401
-from train_text_to_image import TrainingArguments, train
+from animal_ldm.training.text_to_image import train
+from tests.training.conftest import assert_same_weights, weights_of, write_split
 
-ROOT = Path(train_text_to_image.__file__).parent
+ROOT = Path(animal_ldm.__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def fresh_accelerator_state():
 
 
 @pytest.fixture
-def arguments(prepared, parts, tmp_path) -> TrainingArguments:  # noqa: F811
+def arguments(prepared, parts, tmp_path) -> TrainingArguments:
     """Three steps an epoch; dropout on, so that its randomness is tested too."""
     return TrainingArguments(
         data=prepared,
@@ -59,11 +60,13 @@ def arguments(prepared, parts, tmp_path) -> TrainingArguments:  # noqa: F811
 
 
 def flags(arguments: TrainingArguments) -> list[str]:
-    """The command line that gives these arguments."""
+    """The command line for these arguments."""
     given = []
     for name, value in dataclasses.asdict(arguments).items():
         if isinstance(value, bool):
             given.append(f"--{name}" if value else f"--no_{name}")
+        elif isinstance(value, tuple):
+            given += [f"--{name}", *map(str, value)]
         elif value is not None:
             given += [f"--{name}", str(value)]
     return given
@@ -79,7 +82,7 @@ def test_result_is_a_pipeline_that_plain_stable_diffusion_loads_too(arguments):
     ours = AnimalLDMPipeline.from_pretrained(arguments.output_dir)
     plain = StableDiffusionPipeline.from_pretrained(arguments.output_dir)
     assert ours.classes == ["lion", "zebra"]
-    pictures = [
+    images = [
         np.asarray(
             pipeline(
                 "a zebra",
@@ -91,7 +94,7 @@ def test_result_is_a_pipeline_that_plain_stable_diffusion_loads_too(arguments):
         )
         for pipeline in (ours, plain)
     ]
-    assert np.array_equal(*pictures)
+    assert np.array_equal(*images)
     grid = Image.open(Path(arguments.output_dir, "samples", "samples-0000000048.png"))
     assert grid.size == (2 * 16, 2 * 16)
 
@@ -119,6 +122,29 @@ def test_report_says_what_was_done(arguments):
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["hardware"]["processes"] == 1
     assert report["autoencoder"] is None
+
+
+def test_report_takes_facts_of_the_networks_from_the_networks(arguments):
+    train(arguments)
+    report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
+    pipeline = AnimalLDMPipeline.from_pretrained(arguments.output_dir)
+    facts = report["architecture"]
+    assert facts["unet"]["block_out_channels"] == [8, 16] and facts["unet"]["sample_size"] == 8
+    assert facts["autoencoder"]["latent_channels"] == 4 and facts["autoencoder"]["downsample_factor"] == 2
+    assert facts["text_encoder"]["hidden_size"] == 128
+    for name, component in (("unet", "unet"), ("autoencoder", "vae"), ("text_encoder", "text_encoder")):
+        assert facts[name]["parameters"] == getattr(pipeline, component).num_parameters()
+
+
+@pytest.mark.parametrize("save_dtype", ["float32", "float16"])
+def test_a_reader_can_compute_the_digests_of_the_report(arguments, save_dtype):
+    train(dataclasses.replace(arguments, num_epochs=0.3, save_dtype=save_dtype))
+    report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
+    pipeline = AnimalLDMPipeline.from_pretrained(arguments.output_dir)
+    assert report["digests"] == {"encoder": encoder_digest(pipeline.vae), "pipeline": pipeline_digest(pipeline)}
+    assert report["identity"]["vae"] == encoder_digest(AutoencoderKL.from_pretrained(arguments.vae))
+    assert (report["identity"]["vae"] == report["digests"]["encoder"]) == (save_dtype == "float32")
+    assert set(report["digest_notes"]) == {"identity.data", "identity.vae", "digests.encoder", "digests.pipeline"}
 
 
 def test_report_takes_over_what_its_autoencoder_cost(arguments, tmp_path):
@@ -149,7 +175,7 @@ def test_it_learns(arguments):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_frozen_text_encoder_is_published_as_it_was(arguments, parts):  # noqa: F811
+def test_frozen_text_encoder_is_published_as_it_was(arguments, parts):
     train(dataclasses.replace(arguments, text_encoder=parts["text_encoder"], unet=parts["unet"]))
     given = weights_of(Path(parts["text_encoder"]).parent, "text")
     published = weights_of(arguments.output_dir, "text_encoder")
@@ -157,7 +183,7 @@ def test_frozen_text_encoder_is_published_as_it_was(arguments, parts):  # noqa: 
     assert AnimalLDMPipeline.from_pretrained(arguments.output_dir).tokenizer.model_max_length == 24
 
 
-def test_text_encoder_from_scratch_is_trained_along(arguments):
+def test_text_encoder_from_scratch_is_trained_jointly(arguments):
     train(dataclasses.replace(arguments, num_epochs=0.3, ema_half_life=1e-6))
     before = weights_of(arguments.output_dir, "text_encoder")
     later = dataclasses.replace(arguments, output_dir=arguments.output_dir + "-later", ema_half_life=1e-6)
@@ -207,7 +233,7 @@ def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments,
         eval_every=24,
         eval_images=12,
         eval_extractor="squeezenet",
-        eval_weights=str(squeezenet_weights),
+        extractor_weights=str(squeezenet_weights),
     )
     train(evaluated)
     distances = history(evaluated, "evaluation/kernel_distance")
@@ -233,7 +259,7 @@ def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments
         num_epochs=17,
         validate_every=10_000,
         alignment_weight=0.5,
-        perceptual_weights=str(squeezenet_weights),
+        squeezenet_weights=str(squeezenet_weights),
     )
     train(aligned)
     misalignment = history(aligned, "train/misalignment")
@@ -247,7 +273,7 @@ def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments
         train(dataclasses.replace(pieces, alignment_weight=0.0, resume=True))
 
 
-def test_a_finished_run_takes_another_decoder_but_not_another_encoder(arguments, parts, tmp_path):  # noqa: F811
+def test_a_finished_run_takes_another_decoder_but_not_another_encoder(arguments, parts, tmp_path):
     train(arguments)
     before = weights_of(arguments.output_dir, "unet")
     vae = AutoencoderKL.from_pretrained(parts["vae"])
@@ -294,9 +320,13 @@ def test_options_reach_the_pipeline(arguments, prediction_type):
     "change, message",
     [
         ({"data": "nowhere"}, "animal-ldm prepare"),
-        ({"vae": "nowhere"}, "AutoencoderKL in 'nowhere'"),
-        ({"image_size": 32, "unet": "tiny"}, "found 16 x 16"),
-        ({"batch_size": 9, "gradient_accumulation_steps": 2}, "--batch_size that 2 divides"),
+        ({"vae": "nowhere"}, "No AutoencoderKL was found in 'nowhere'"),
+        ({"vae": "nowhere"}, "--vae models/animal-ldm-128 --text_encoder scratch"),
+        ({"unet": "nowhere"}, "a new UNet needs no download: --unet tiny"),
+        ({"unet": "nowhere.json"}, "--unet nowhere.json: no such file"),
+        ({"batch_size": 0}, "--batch_size must be at least 1"),
+        ({"image_size": 32, "unet": "tiny"}, "but are 16 x 16"),
+        ({"batch_size": 9, "gradient_accumulation_steps": 2}, "--batch_size must be a multiple of 2"),
     ],
 )
 def test_bad_input_is_named(arguments, change, message):
@@ -313,9 +343,12 @@ def test_fresh_run_into_an_old_folder_is_refused(arguments):
 
 
 def launch(arguments: TrainingArguments, processes: int = 1) -> subprocess.Popen:
-    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
+    """Train in a process group of its own: one process by the entry script, several by the package's command."""
+    entry = [str(ROOT / "train_text_to_image.py")]
+    if processes > 1:
+        entry = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "-m", "animal_ldm", "train"]
     return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "train_text_to_image.py"), *flags(arguments)],
+        [sys.executable, *entry, *flags(arguments)],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=ROOT,
         start_new_session=True,

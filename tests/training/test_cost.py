@@ -1,9 +1,11 @@
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from animal_ldm.training.report import autoencoder_record
+from animal_ldm.errors import InputError
+from animal_ldm.training.cost import WHOLE_MACHINE, Meter, autoencoder_record
 
 REPORT = {
     "arguments": {"image_size": 128},
@@ -45,6 +47,53 @@ def test_of_a_chain_of_autoencoders_each_is_remembered(autoencoder):
     (autoencoder / "training_report.json").write_text(json.dumps({**REPORT, "images_seen": 7, "pretrained": before}))
     record = autoencoder_record(str(autoencoder))
     assert (record["images_seen"], record["pretrained"]) == (7, before)
+    assert (record["stage"], before["stage"]) == (2, 1)
+
+
+def test_stages_recorded_by_earlier_versions_are_counted(autoencoder):
+    first = {"images_seen": 1}
+    second = {"images_seen": 2, "pretrained": first}
+    (autoencoder / "training_report.json").write_text(json.dumps({**REPORT, "pretrained": second}))
+    record = autoencoder_record(str(autoencoder))
+    assert record["stage"] == 3 and record["pretrained"] == second
+
+
+def test_energy_is_that_of_this_process_and_each_stretch_says_when():
+    meter = Meter("FRA")
+    meter.images_seen = 8
+    resumed = Meter("FRA")
+    resumed.load_state_dict(meter.state_dict())
+    report = resumed.report()
+    assert report["energy_kwh"] > 0 and report["co2_kg"] > 0
+    assert [stretch["to_image"] for stretch in report["stretches"]] == [8, 8]
+    for stretch in report["stretches"]:
+        assert datetime.fromisoformat(stretch["started"]) <= datetime.fromisoformat(stretch["ended"])
+        assert "of this process" in stretch["metered"]
+    assert report["co2_source"].endswith(f"offline tracker, {resumed.metered}")
+
+
+def test_stretches_of_earlier_versions_were_metered_by_the_machine():
+    old = {"from_image": 0, "to_image": 8, "seconds": 1.0, "energy_kwh": 0.5, "co2_kg": 0.25}
+    meter = Meter("FRA")
+    meter.load_state_dict({"stretches": [old]})
+    assert meter.report()["co2_source"].endswith(f"{WHOLE_MACHINE}; {meter.metered}")
+    assert meter.report()["energy_kwh"] > 0.5
+
+
+def test_several_processes_are_metered_by_the_machine():
+    assert Meter("FRA", processes=2).metered == WHOLE_MACHINE
+
+
+def test_unknown_countries_are_refused():
+    for country in ("XYZ", "fra"):
+        with pytest.raises(InputError, match=f"--country {country}: no carbon intensity"):
+            Meter(country)
+
+
+def test_without_a_country_energy_is_not_measured():
+    report = Meter(None).report()
+    assert report["wall_time_seconds"] >= 0
+    assert report["energy_kwh"] == report["co2_kg"] == report["co2_source"] == "not measured"
 
 
 def test_a_pipelines_autoencoder_is_not_charged_with_the_pipelines_own_cost(autoencoder):

@@ -1,16 +1,19 @@
-"""Photos as arrays and tensors: read once, cropped, brought to the model's range and back."""
+"""Photos of a split in memory-mapped form, and square crops of them."""
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from ..data.prepared import PreparedSplit
 from ..errors import InputError
-from .cache import cached_array, fingerprint
+from .cache import Cache, fingerprint
 
 
-def pixel_array(accelerator: Accelerator, split: PreparedSplit, cache_dir: str) -> np.ndarray:
-    """All photos of a split, uint8 `(N, H, W, 3)`, memory-mapped."""
+def pixel_array(cache: Cache, split: PreparedSplit) -> np.ndarray:
+    """All photos of a split, uint8 `(N, H, W, 3)`, memory-mapped.
+
+    Raises:
+        InputError: the photos differ in size.
+    """
     shape = split.image(0).shape
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -18,13 +21,14 @@ def pixel_array(accelerator: Accelerator, split: PreparedSplit, cache_dir: str) 
         for file, image in zip(split.files[start:stop], images, strict=True):
             if image.shape != shape:
                 raise InputError(
-                    f"expected photos of {shape[1]} x {shape[0]} pixels throughout, as `animal-ldm prepare` writes "
-                    f"them, found {image.shape[1]} x {image.shape[0]} in {split.folder / file}"
+                    f"All photos must be of one size, as `animal-ldm prepare` writes them: {split.folder / file} has"
+                    f" {image.shape[1]} x {image.shape[0]} pixels, the first photo {shape[1]} x {shape[0]}. Prepare"
+                    " the dataset again."
                 )
         return np.stack(images)
 
     key = fingerprint("pixels", split.fingerprint)
-    return cached_array(accelerator, cache_dir, key, (len(split), *shape), np.uint8, read, "reading photos")
+    return cache.array(key, (len(split), *shape), np.uint8, read, "reading photos")
 
 
 def random_crops(pixels: np.ndarray, size: int, generator: torch.Generator) -> np.ndarray:
@@ -44,13 +48,3 @@ def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
     """Central squares: uint8 `(B, H, W, 3)` to `(B, size, size, 3)`."""
     top, left = (pixels.shape[1] - size) // 2, (pixels.shape[2] - size) // 2
     return pixels[:, top : top + size, left : left + size]
-
-
-def to_model_range(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 `(B, H, W, 3)` to float32 `(B, 3, H, W)` in [-1, 1]."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1  # a copy: the cache is read-only
-
-
-def to_picture(images: torch.Tensor) -> np.ndarray:
-    """Float `(B, 3, H, W)` in [-1, 1] to uint8 `(B, H, W, 3)`."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,399 @@
+"""Arguments of the two trainers, in the groups that `--help` shows, and their ranges.
+
+The comment above a field is its help. Nothing slow is imported here: `--help` reads this module.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import tyro
+
+from ..errors import InputError
+from ..sampling import Sampling
+
+# --- shared by both trainers -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Photos to train on, and folders."""
+
+    # Prepared dataset, as `animal-ldm prepare` writes it.
+    data: str
+    # Folder for the result with its report, for sample images, logs and checkpoints.
+    output_dir: str
+    # Side of the images the model is trained on, in pixels.
+    image_size: int = 128
+    # Folder that keeps computed arrays (pixels, latents, embeddings) between runs. Default: $ANIMAL_LDM_CACHE, else
+    # a folder in the Hugging Face cache.
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    # Local file with the SqueezeNet 1.1 backbone, in safetensors format. Default: download torchvision's weights.
+    squeezenet_weights: Annotated[str | None, tyro.conf.arg(aliases=["--perceptual_weights"])] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisationOptions:
+    """Length of the run and optimizer (AdamW)."""
+
+    # Length of the run, in passes over the training photos; fractions are allowed.
+    num_epochs: float = 60
+    # Photos per optimizer step, summed over all processes and accumulation steps.
+    batch_size: int = 128
+    # Backward passes per optimizer step in each process.
+    gradient_accumulation_steps: int = 1
+    # Peak learning rate.
+    learning_rate: float = 1e-4
+    # Optimizer steps of linear warm-up to the peak learning rate.
+    num_warmup_steps: int = 500
+    # Learning rate after the warm-up.
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    # Gradients are clipped to this norm.
+    max_grad_norm: float = 1.0
+    # Half-life of the averaged weights (EMA), in photos; shorter early in the run.
+    ema_half_life: float = 50_000
+    # Seed of all randomness: weights, data order, noise, timesteps and dropout.
+    seed: int = 423432
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingOptions:
+    """Validation, checkpoints and logs."""
+
+    # Photos between two validations.
+    validate_every: int = 50_000
+    # Photos between two checkpoints.
+    checkpoint_every: int = 50_000
+    # Number of checkpoints to keep.
+    checkpoints_total_limit: int = 2
+    # Resume from the newest checkpoint in OUTPUT_DIR.
+    resume: bool = False
+    # Trackers, separated by commas (tensorboard, wandb, …), or none.
+    report_to: str = "tensorboard"
+    # Country of the machine: ISO code with three letters, such as FRA or USA. Without it, energy use and CO2
+    # emissions are not measured.
+    country: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Speed and memory."""
+
+    # Number type of the forward pass.
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    # Compile the network with torch.compile.
+    compile: bool = False
+
+
+# Dataclasses order their fields from the last base to the first, so the groups are listed backwards.
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(MachineOptions, LoggingOptions, OptimisationOptions, ObjectiveOptions, DataOptions):
+    """The arguments both trainers have."""
+
+    # {title in `--help`: dataclass with the options}
+    GROUPS: ClassVar[dict[str, type]]
+
+    def record(self) -> dict[str, Any]:
+        """All arguments as JSON values, in the order of `--help`."""
+        return {field.name: getattr(self, field.name) for group in self.GROUPS.values() for field in fields(group)}
+
+    def check(self) -> None:
+        """Raise an `InputError` that names the first argument out of range."""
+        check_minimum(self, 1, "image_size", "batch_size", "gradient_accumulation_steps")
+        check_minimum(self, 1, "validate_every", "checkpoint_every", "checkpoints_total_limit")
+        check_minimum(self, 0, "learning_rate", "num_warmup_steps", "ema_half_life", "seed")
+        check_positive(self, "num_epochs", "max_grad_norm")
+        if self.country is not None and not (len(self.country) == 3 and self.country.isalpha()):
+            raise InputError(
+                f"--country must be an ISO code with three letters, such as FRA or USA, but is {self.country}."
+            )
+
+
+def check_minimum(arguments: object, minimum: int, *names: str) -> None:
+    for name in names:
+        if not (value := getattr(arguments, name)) >= minimum:
+            raise InputError(f"--{name} must be at least {minimum}, but is {value}.")
+
+
+def check_positive(arguments: object, *names: str) -> None:
+    for name in names:
+        if not (value := getattr(arguments, name)) > 0:
+            raise InputError(f"--{name} must be greater than 0, but is {value}.")
+
+
+def check_fraction(arguments: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= (value := getattr(arguments, name)) <= 1:
+            raise InputError(f"--{name} must be from 0 to 1, but is {value}.")
+
+
+# --- animal-ldm train ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """Networks of the pipeline."""
+
+    # Autoencoder: Hub id or folder. It stays frozen.
+    vae: str = "stabilityai/sd-vae-ft-mse"
+    # Text encoder with its tokenizer: Hub id or folder, used frozen; or "scratch" for a small one that is trained
+    # jointly with the UNet.
+    text_encoder: str = "openai/clip-vit-large-patch14"
+    # UNet: a new one of size tiny, small, medium or large (4, 11, 42 or 75 million parameters) or of a config.json; or
+    # trained weights to start from (Hub id or folder).
+    unet: str = "medium"
+    # Dropout in the residual blocks of a new UNet of one of the four sizes.
+    dropout: float = 0.0
+    # Scheduler of the saved pipeline, also used for sample grids. To change it in a finished run, pass another one
+    # with --resume.
+    scheduler: Literal["ddim", "euler_ancestral", "sde_dpm"] = "ddim"
+    # Number type of the saved UNet and autoencoder. They load as float32 by default either way.
+    save_dtype: Literal["float32", "float16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions(ObjectiveOptions):
+    """What the UNet learns."""
+
+    # Timesteps of the diffusion process.
+    num_ddpm_steps: int = 1000
+    # What the UNet predicts.
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    # Gamma of min-SNR loss weighting. None gives all timesteps the same weight.
+    snr_gamma: float | None = 5.0
+    # Weight of representation alignment (REPA): the middle of the UNet learns to predict SqueezeNet's features of the
+    # photo. 0 turns it off; 0.5 works well.
+    alignment_weight: float = 0.0
+    # Fraction of captions replaced by the empty caption, for classifier-free guidance.
+    caption_dropout: float = 0.1
+    # Show every class equally often instead of every photo.
+    balance_classes: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptimisationOptions(OptimisationOptions):
+    """Length of the run and optimizer (AdamW)."""
+
+    # Weight decay.
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionLoggingOptions(LoggingOptions, Sampling):
+    """Validation, sample images, evaluation, checkpoints and logs. The sampling options apply to the images made
+    during training."""
+
+    # Images per class in the sample grid that each validation writes.
+    samples_per_class: int = 4
+    # Photos between two evaluations of the averaged weights: KID of samples against the validation photos. The best
+    # weights go to OUTPUT_DIR/best. 0 turns evaluation off.
+    eval_every: int = 0
+    # Samples per evaluation.
+    eval_images: int = 1024
+    # Feature extractor of the evaluation, as in `animal-ldm evaluate`.
+    eval_extractor: str = "inception"
+    # File or folder with the extractor's weights, as in `animal-ldm evaluate`.
+    extractor_weights: Annotated[str | None, tyro.conf.arg(aliases=["--eval_weights"])] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionMachineOptions(MachineOptions):
+    """Speed and memory."""
+
+    # Attention kernels: PyTorch's own, or those of xformers (install animal-ldm[xformers]; needs a supported GPU).
+    attention: Literal["sdpa", "xformers"] = "sdpa"
+    # Recompute activations in the backward pass: saves memory, takes longer.
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments(
+    DiffusionMachineOptions,
+    DiffusionLoggingOptions,
+    DiffusionOptimisationOptions,
+    DiffusionOptions,
+    PipelineOptions,
+    RunArguments,
+):
+    """Train a text-to-image latent diffusion model on prepared photos.
+
+    Writes a pipeline (EMA weights) and training_report.json into OUTPUT_DIR, together with sample grids, logs and
+    checkpoints. With several processes: `accelerate launch -m animal_ldm train …`.
+    """
+
+    GROUPS: ClassVar = {
+        "data": DataOptions,
+        "model": PipelineOptions,
+        "objective": DiffusionOptions,
+        "optimisation": DiffusionOptimisationOptions,
+        "logging": DiffusionLoggingOptions,
+        "machine": DiffusionMachineOptions,
+    }
+
+    def check(self) -> None:
+        RunArguments.check(self)
+        Sampling.check(self)
+        check_minimum(self, 1, "num_ddpm_steps", "samples_per_class")
+        check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every")
+        check_minimum(self, 2, "eval_images")
+        check_fraction(self, "caption_dropout", "dropout")
+        if self.snr_gamma is not None:
+            check_positive(self, "snr_gamma")
+        if self.num_inference_steps > self.num_ddpm_steps:
+            raise InputError(
+                f"--num_inference_steps must be at most --num_ddpm_steps, {self.num_ddpm_steps}, but is"
+                f" {self.num_inference_steps}."
+            )
+
+
+# --- animal-ldm train-autoencoder ------------------------------------------------------------------------------------
+
+# Defaults of options that apply to some runs only: to a new autoencoder, and where the encoder is trained.
+NEW_AUTOENCODER = {"preset": "small", "downsample_factor": 8, "latent_channels": 4}
+KL_WEIGHT = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions:
+    """The network: a new one, or a trained one to start from."""
+
+    # Size of a new autoencoder: 3, 11, 21 or 84 million parameters with a downsampling factor of 8. Default: small.
+    preset: Literal["tiny", "small", "medium", "large"] | None = None
+    # Pixels per latent along each side of a new autoencoder: 2, 4 or 8. Default: 8.
+    downsample_factor: int | None = None
+    # Latent channels of a new autoencoder, usually 4 to 16. Default: 4.
+    latent_channels: int | None = None
+    # Trained autoencoder to start from instead: Hub id or folder.
+    pretrained: str | None = None
+    # Train only the decoder of --pretrained. Its latents stay the same, so diffusion models that were trained on them
+    # stay valid.
+    decoder_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions(ObjectiveOptions):
+    """Weights of the loss, relative to the L1 distance between photo and reconstruction."""
+
+    # Weight of LPIPS. 0 turns it off.
+    perceptual_weight: float = 1.0
+    # Weight of the L1 distance between images downsampled to the size of the latent. Without it, colours are learned
+    # very late.
+    coarse_weight: float = 1.0
+    # Weight of the KL divergence, summed over the latent and divided by the number of pixel values. Default: 1e-6. It
+    # has no effect with --decoder_only.
+    kl_weight: float | None = None
+    # Input of the discriminator: patches of pixels, or LPIPS features of a random window (projected GAN), which learns
+    # faster and takes less time.
+    discriminator: Literal["patches", "features"] = "patches"
+    # Weight of the adversarial loss. 0 turns it off.
+    discriminator_weight: float = 0.5
+    # Fraction of the run after which the adversarial loss starts.
+    discriminator_start: float = 0.6
+    # Fraction of batches whose latents are scaled and rotated, to be decoded into photos scaled and rotated the same
+    # way (EQ-VAE). This makes the latents easier to learn for a diffusion model.
+    equivariance: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptimisationOptions(OptimisationOptions):
+    """Length of the run and optimizers (AdamW)."""
+
+    # Photos per optimizer step, summed over all processes and accumulation steps.
+    batch_size: int = 16
+    # Peak learning rate.
+    learning_rate: float = 4e-4
+    # Optimizer steps of linear warm-up to the peak learning rate.
+    num_warmup_steps: int = 200
+    # Learning rate after the warm-up.
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    # Learning rate of the discriminator. It is constant.
+    discriminator_learning_rate: float = 1e-4
+    # Half-life of the averaged weights (EMA), in photos; shorter early in the run.
+    ema_half_life: float = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderLoggingOptions(LoggingOptions):
+    """Validation, checkpoints and logs."""
+
+    # Photos between two validations.
+    validate_every: int = 10_000
+    # Photos used for each validation. The last validation uses all of the validation split.
+    validation_images: int = 256
+    # Photos between two checkpoints.
+    checkpoint_every: int = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderArguments(
+    AutoencoderLoggingOptions,
+    AutoencoderOptimisationOptions,
+    ReconstructionOptions,
+    AutoencoderOptions,
+    RunArguments,
+):
+    """Train an AutoencoderKL on prepared photos.
+
+    The photos may be larger than --image_size: training uses random crops of that size. Writes OUTPUT_DIR/vae (EMA
+    weights, latents with zero mean and unit variance per channel), training_report.json with PSNR and LPIPS on the
+    validation split, sample reconstructions and checkpoints. With several processes:
+    `accelerate launch -m animal_ldm train-autoencoder …`.
+    """
+
+    GROUPS: ClassVar = {
+        "data": DataOptions,
+        "model": AutoencoderOptions,
+        "objective": ReconstructionOptions,
+        "optimisation": AutoencoderOptimisationOptions,
+        "logging": AutoencoderLoggingOptions,
+        "machine": MachineOptions,
+    }
+
+    def check(self) -> None:
+        super().check()
+        self._check_starting_point()
+        check_minimum(self, 0, "perceptual_weight", "coarse_weight", "discriminator_weight")
+        check_minimum(self, 0, "discriminator_learning_rate")
+        check_minimum(self, 1, "validation_images")
+        check_fraction(self, "discriminator_start", "equivariance")
+        if self.kl_weight is not None:
+            check_minimum(self, 0, "kl_weight")
+        if self.latent_channels is not None:
+            check_minimum(self, 1, "latent_channels")
+        if self.downsample_factor not in (None, 2, 4, 8):
+            raise InputError(f"--downsample_factor must be 2, 4 or 8, but is {self.downsample_factor}.")
+        if self.discriminator == "features" and not self.perceptual_weight:
+            raise InputError(
+                "--discriminator features works on the features of LPIPS. Pass a --perceptual_weight above 0."
+            )
+
+    def _check_starting_point(self) -> None:
+        """Refuse options that would have no effect: the report must not list what is not true of the network."""
+        if self.decoder_only and self.pretrained is None:
+            raise InputError(
+                "--decoder_only trains the decoder of an existing autoencoder. Pass its folder or Hub id with"
+                " --pretrained."
+            )
+        given = [f"--{name}" for name in NEW_AUTOENCODER if getattr(self, name) is not None]
+        if self.pretrained is not None and given:
+            raise InputError(
+                f"{', '.join(given)} cannot be combined with --pretrained: these options describe a new autoencoder,"
+                f" and {self.pretrained} already has its size. Remove them, or remove --pretrained."
+            )
+        if self.decoder_only and self.kl_weight is not None:
+            raise InputError(
+                "--kl_weight has no effect with --decoder_only, because the encoder is not trained. Remove one of"
+                " them."
+            )
+
+    def resolved(self) -> Self:
+        """With the defaults filled in that apply to this run; those that do not apply stay None."""
+        changes: dict[str, Any] = {}
+        if self.pretrained is None:
+            changes |= {name: value for name, value in NEW_AUTOENCODER.items() if getattr(self, name) is None}
+        if not self.decoder_only and self.kl_weight is None:
+            changes["kl_weight"] = KL_WEIGHT
+        return replace(self, **changes)

@@ -1,0 +1,316 @@
+"""The recipe of the text-to-image model, from top to bottom.
+
+photos -> latents (encoded once) -> noise added -> UNet -> loss; averaged weights (EMA) -> AnimalLDMPipeline.
+"""
+
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..data.prepared import PreparedSplit, load_split
+from ..digest import encoder_digest, pipeline_digest
+from ..evaluation.extractors import load_extractor
+from ..loading import load_component, load_pipeline
+from ..perceptual import PerceptualDistance
+from ..pipeline_animal_ldm import AnimalLDMPipeline
+from .alignment import alignment_loss, build_projector, classifier_features
+from .arguments import TrainingArguments
+from .batches import Batch, DiffusionProcess, EncodedPhotos
+from .cache import Cache
+from .cost import autoencoder_record
+from .ema import EMA
+from .latents import latent_moments
+from .models import (
+    autoencoder_architecture,
+    downsample_factor,
+    load_unet,
+    text_encoder_architecture,
+    unet_architecture,
+    use_attention,
+)
+from .objective import (
+    Denoiser,
+    build_noise_scheduler,
+    build_sampling_scheduler,
+    diffusion_loss,
+    loss_weights,
+    training_target,
+)
+from .run import Run, accumulate, learning_rate_schedule, start_accelerator
+from .stream import ImageStream, step_generator, step_seed
+from .text import Captions, load_text_encoder
+from .validation import BestWeights, inference, sample_grid, save_pipeline, validation_loss
+
+logger = logging.getLogger(__name__)
+
+# What the digests in the report are computed over.
+DIGEST_NOTES = {
+    "identity.vae": "SHA-256 over the weights of encoder and quant_conv of the autoencoder trained with, loaded as "
+    "float32 (animal_ldm.digest.encoder_digest)",
+    "digests.encoder": "the same of the saved autoencoder, loaded as float32; it differs from identity.vae if "
+    "save_dtype is float16",
+    "digests.pipeline": "SHA-256 over all weights of the saved pipeline, loaded as float32, and its scheduler's "
+    "settings (animal_ldm.digest.pipeline_digest)",
+}
+
+
+def train(arguments: TrainingArguments) -> Path | None:
+    """Train as `arguments` say, see `TrainingArguments`.
+
+    Returns:
+        Folder of the pipeline; None in all processes but the main one.
+
+    Raises:
+        InputError: an argument, the dataset or a component is at fault.
+    """
+    arguments.check()
+    accelerator = start_accelerator(arguments)
+    device = accelerator.device
+    train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
+
+    # everything that may have to be downloaded comes first
+    networks = load_networks(arguments, train_split.texts, device)
+    autoencoder = autoencoder_record(arguments.vae)
+    perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if networks.projector else None
+    extractor = (
+        load_extractor(arguments.eval_extractor, arguments.extractor_weights, device, arguments.cache_dir)
+        if arguments.eval_every
+        else None
+    )
+
+    run = Run(accelerator, arguments, identity_of(arguments, train_split, networks), len(train_split))
+    photos, validation_photos = encode_photos(
+        Cache(accelerator, arguments.cache_dir), arguments, networks, perceptual, train_split, validation_split
+    )
+    validation_batch = validation_photos.validation_batch(arguments.seed)
+    if accelerator.is_main_process:
+        logger.info(
+            "%d photos. Latents after scaling: mean %.3f (should be about 0), standard deviation %.3f (about 1)",
+            len(train_split),
+            validation_batch.latents.mean(),
+            validation_batch.latents.std(),
+        )
+
+    trainer = Trainer(accelerator, arguments, networks, run.total_steps)
+    run.resume(**trainer.parts())
+    pipeline = build_pipeline(arguments, networks, train_split.classes)
+    best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
+    stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
+
+    for images_seen in run.steps():
+        chosen = stream.indices(images_seen, arguments.batch_size)
+        batch = photos.batch(chosen, step_generator(arguments.seed, images_seen), arguments.caption_dropout)
+        # dropout inside the networks is a function of (seed, images seen, process) too
+        torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
+        losses = trainer.step(batch)
+        run.advance()
+        trainer.ema.update(run.images_seen, arguments.batch_size)
+        for name, loss in losses.items():
+            run.track_loss(name, loss)
+
+        if run.due(arguments.validate_every) and accelerator.is_main_process:
+            with trainer.averaged():
+                loss = validation_loss(trainer.model, trainer.noise_scheduler, validation_batch, device)
+                run.announce({"validation/loss": loss})
+                run.log_image("samples", sample_grid(pipeline, arguments))
+        if best is not None and run.due(arguments.eval_every):
+            with trainer.averaged():
+                best.evaluate()
+        if run.due(arguments.checkpoint_every):
+            run.checkpoint()
+
+    if accelerator.is_main_process:
+        with trainer.ema.swapped_in():
+            save_pipeline(pipeline, run.output_dir, arguments.save_dtype)
+        write_report(run, train_split, networks, autoencoder)
+    accelerator.end_training()
+    return run.output_dir if accelerator.is_main_process else None
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of the pipeline, and what the middle of the UNet goes through in representation alignment."""
+
+    vae: AutoencoderKL
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    projector: torch.nn.Module | None
+    text_is_trained: bool
+
+
+def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: torch.device) -> Networks:
+    """Load or build the networks, those that stay frozen on `device`.
+
+    Args:
+        texts: training captions, for the tokenizer of a new text encoder.
+    """
+    torch.manual_seed(arguments.seed)
+    vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
+    tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, texts)
+    text_is_trained = arguments.text_encoder == "scratch"
+    text_encoder.to(device).train(text_is_trained).requires_grad_(text_is_trained)
+    latent_size = arguments.image_size // downsample_factor(vae)
+    unet = load_unet(
+        arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
+    ).train()
+    use_attention(unet, arguments.attention, device)
+    if arguments.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    projector = build_projector(unet.config.block_out_channels[-1]) if arguments.alignment_weight > 0 else None
+    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained)
+
+
+def identity_of(arguments: TrainingArguments, train_split: PreparedSplit, networks: Networks) -> dict[str, Any]:
+    """What the run is made of: it cannot be resumed with anything else."""
+    return {
+        "data": train_split.fingerprint,
+        "vae": encoder_digest(networks.vae),
+        "unet": arguments.unet,
+        "aligned": networks.projector is not None,
+    }
+
+
+def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: list[str]) -> AnimalLDMPipeline:
+    """A pipeline over the networks in training: it always has their current weights."""
+    noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
+    pipeline = AnimalLDMPipeline(
+        vae=networks.vae,
+        text_encoder=networks.text_encoder,
+        tokenizer=networks.tokenizer,
+        unet=networks.unet,
+        scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
+        classes=classes,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def encode_photos(
+    cache: Cache,
+    arguments: TrainingArguments,
+    networks: Networks,
+    perceptual: PerceptualDistance | None,
+    train_split: PreparedSplit,
+    validation_split: PreparedSplit,
+) -> tuple[EncodedPhotos, EncodedPhotos]:
+    """Training and validation photos as latents with captions; everything slow is computed once and cached."""
+    vae, unet = networks.vae, networks.unet
+    texts = (*train_split.texts, *validation_split.texts)
+    captions = Captions(cache, texts, networks.tokenizer, networks.text_encoder, frozen=not networks.text_is_trained)
+    process = DiffusionProcess(vae.config.scaling_factor, arguments.num_ddpm_steps)
+    moments, validation_moments = (
+        latent_moments(cache, split, vae, arguments.image_size) for split in (train_split, validation_split)
+    )
+    features = None
+    if perceptual is not None:
+        side = moments.shape[-1] // 2 ** (len(unet.config.block_out_channels) - 1)  # of the UNet's middle
+        features = classifier_features(cache, train_split, perceptual, side)
+    return (
+        EncodedPhotos(train_split, moments, captions, process, features),
+        EncodedPhotos(validation_split, validation_moments, captions, process),
+    )
+
+
+# --- optimisation ----------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """The trained networks with optimizer and averaged weights, and one step of the run."""
+
+    def __init__(self, accelerator: Accelerator, arguments: TrainingArguments, networks: Networks, total_steps: int):
+        self.accelerator, self.arguments = accelerator, arguments
+        self.noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
+        self.model = Denoiser(
+            networks.unet, networks.text_encoder if networks.text_is_trained else None, networks.projector
+        )
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+        )
+        self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
+        self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.ema = EMA(self.model.parameters(), arguments.ema_half_life)
+        if arguments.compile:
+            networks.unet.compile()
+
+    def parts(self) -> dict[str, Any]:
+        """Everything that has a state."""
+        return {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler, "ema": self.ema}
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the model has its averaged weights, and no dropout."""
+        with self.ema.swapped_in(), inference(self.model):
+            yield
+
+    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One optimizer step on the global batch; returns this process's losses."""
+        accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
+        names = ["train/loss"] + ["train/misalignment"] * (batch.features is not None)
+        sums = {name: torch.zeros((), device=accelerator.device) for name in names}
+        for rows in accumulate(accelerator, self.wrapped, self.arguments):
+            with accelerator.autocast():
+                losses = self.losses(batch.piece(rows, accelerator.device))
+            loss = losses["train/loss"]
+            if "train/misalignment" in losses:
+                loss = loss + self.arguments.alignment_weight * losses["train/misalignment"]
+            accelerator.backward(loss / parts)
+            for name in names:
+                sums[name] = sums[name] + losses[name].detach() / parts
+        accelerator.clip_grad_norm_(self.wrapped.parameters(), self.arguments.max_grad_norm)
+        self.optimizer.step()
+        self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        return sums
+
+    def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Weighted denoising loss of a piece of a batch, and with alignment the distance from the photos' features."""
+        noisy_latents = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        prediction, projected = self.wrapped(noisy_latents, batch.timesteps, batch.captions)
+        target = training_target(self.noise_scheduler, batch.latents, batch.noise, batch.timesteps)
+        weights = loss_weights(self.noise_scheduler, batch.timesteps, self.arguments.snr_gamma)
+        losses = {"train/loss": diffusion_loss(prediction, target, weights)}
+        if batch.features is not None:
+            losses["train/misalignment"] = alignment_loss(projected, batch.features)
+        return losses
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+def write_report(run: Run, train_split: PreparedSplit, networks: Networks, autoencoder: dict | None) -> None:
+    """Write `training_report.json` beside the saved pipeline.
+
+    Args:
+        autoencoder: from `autoencoder_record`.
+    """
+    saved = load_pipeline(str(run.output_dir), "cpu")
+    run.write_report(
+        training_photos=len(train_split),
+        classes=train_split.classes,
+        architecture={
+            "autoencoder": autoencoder_architecture(networks.vae),
+            "text_encoder": text_encoder_architecture(networks.text_encoder),
+            "unet": unet_architecture(networks.unet),
+        },
+        digests={"encoder": encoder_digest(saved.vae), "pipeline": pipeline_digest(saved)},
+        digest_notes=DIGEST_NOTES,
+        autoencoder=autoencoder,
+    )

@@ -1,0 +1,113 @@
+"""What is measured of the averaged weights during training: validation loss, sample grids, and the best weights."""
+
+# diffusers annotates configs, outputs and tensors too narrowly for a type checker.
+# pyright: reportArgumentType=false
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from diffusers import DDPMScheduler
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+from ..data.captions import with_article
+from ..evaluation.extractors import Extractor
+from ..evaluation.features import Measurer
+from ..evaluation.quick import QuickSettings, quick_evaluation
+from ..files import cache_root, write_json
+from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..sampling import sample_images
+from .arguments import TrainingArguments
+from .batches import Batch
+from .objective import Denoiser, diffusion_loss, training_target
+from .run import Run
+
+
+@contextlib.contextmanager
+def inference(model: torch.nn.Module) -> Iterator[None]:
+    """Within this context the model is in evaluation mode; afterwards in the mode it was in before."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def validation_loss(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, device: torch.device) -> float:
+    """Unweighted loss over a fixed batch."""
+    losses, sizes = [], []
+    for start in range(0, len(batch.latents), 64):
+        piece = batch.piece(slice(start, start + 64), device)
+        noisy_latents = scheduler.add_noise(piece.latents, piece.noise, piece.timesteps)
+        prediction, _ = denoiser(noisy_latents, piece.timesteps, piece.captions)
+        target = training_target(scheduler, piece.latents, piece.noise, piece.timesteps)
+        losses.append(diffusion_loss(prediction, target, torch.ones(len(target), device=device)).item())
+        sizes.append(len(target))
+    return float(np.average(losses, weights=sizes))
+
+
+def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Image.Image:
+    """Samples from the same noise at every call: a row per class."""
+    classes, columns = pipeline.classes, arguments.samples_per_class
+    prompts = [with_article(name) for name in classes for _ in range(columns)]
+    seeds = [arguments.seed + column for _ in classes for column in range(columns)]
+    images = [*sample_images(pipeline, prompts, seeds, arguments.settings(), batch_size=columns)]
+    return make_image_grid(images, rows=len(classes), cols=columns)
+
+
+def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
+    """Write the pipeline, its UNet and autoencoder in `dtype`.
+
+    The text encoder stays float32, because transformers would load it in the number type it was saved in.
+    """
+    networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
+    components = {**pipeline.components, **networks}
+    AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class BestWeights:
+    """Keeps the weights with the lowest kernel distance so far in OUTPUT_DIR/best.
+
+    Args:
+        pipeline: holds the weights to evaluate.
+    """
+
+    run: Run
+    arguments: TrainingArguments
+    pipeline: AnimalLDMPipeline
+    extractor: Extractor
+
+    def evaluate(self) -> None:
+        """Compare samples with the validation split; save the weights if they are the best. All processes call it."""
+        run, arguments = self.run, self.arguments
+        state = PartialState() if run.accelerator.num_processes > 1 else None
+        measurer = Measurer(self.extractor, state=state, cache=cache_root(arguments.cache_dir) / "features")
+        settings = QuickSettings(
+            number=arguments.eval_images,
+            seed=arguments.seed,
+            folder=run.output_dir / "evaluation",
+            sampling=arguments.settings(),
+        )
+        found = quick_evaluation(self.pipeline, arguments.data, measurer, settings)
+        if not run.accelerator.is_main_process:
+            return
+        earlier = run.values("evaluation/kernel_distance")
+        run.announce(
+            {
+                "evaluation/kernel_distance": found.kernel_distance,
+                "evaluation/frechet_distance": found.frechet_distance,
+            }
+        )
+        if found.kernel_distance < min(earlier, default=math.inf):
+            save_pipeline(self.pipeline, run.output_dir / "best", arguments.save_dtype)
+            write_json(run.output_dir / "best" / "quick_report.json", {"images_seen": run.images_seen, **asdict(found)})
