@@ -1,7 +1,7 @@
 """Overhead of generation beyond the networks: `python benchmarks/generate.py`.
 
-Compares our pipeline with bare UNet calls and decoding for the same steps, side by side, and measures the time from the
-shell to the first image. Weights are random unless a model is given: only the time matters.
+Compares our pipeline with bare UNet calls and decoding for the same steps, side by side, and measures the time from
+the shell to the first image. Weights are random unless a model is given: only the time matters.
 """
 
 import subprocess

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from animal_ldm import cli
-from animal_ldm.errors import InputError
 from animal_ldm.commands.generate import grid, grid_columns, main
+from animal_ldm.errors import InputError
 
 
 @pytest.fixture

@@ -110,4 +110,6 @@ class BestWeights:
         )
         if found.kernel_distance < min(earlier, default=math.inf):
             save_pipeline(self.pipeline, run.output_dir / "best", arguments.save_dtype)
-            write_json(run.output_dir / "best" / "quick_report.json", {"images_seen": run.images_seen, **asdict(found)})
+            write_json(
+                run.output_dir / "best" / "quick_report.json", {"images_seen": run.images_seen, **asdict(found)}
+            )
