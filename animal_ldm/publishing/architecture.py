@@ -1,10 +1,8 @@
 """The networks of a published pipeline, as its components' configurations and weights tell."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 
 from ..digest import encoder_digest, pipeline_digest
 from ..errors import InputError
@@ -56,31 +54,36 @@ def describe(pipeline: AnimalLDMPipeline) -> Architecture:
     )
 
 
-def verify_encoder(vae: AutoencoderKL, stored: torch.dtype, record: TrainingRecord) -> bool | None:
-    """Whether the encoder is the one that the training report names by its digest.
+def verify_digests(pipeline: AnimalLDMPipeline, stored: torch.dtype, record: TrainingRecord) -> tuple[str, ...]:
+    """Compare a pipeline with the digests in its training report.
 
-    A digest of float32 weights cannot be recomputed from weights that were rounded when they were saved.
+    A digest of the float32 weights in training cannot be recomputed from weights that were rounded when they were
+    saved: earlier reports have no other.
 
     Args:
-        vae: loaded in float32.
-        stored: number type of its saved weights.
+        pipeline: loaded in float32.
+        stored: number type of its saved autoencoder.
 
     Returns:
-        True; None if the report names none, or its digest cannot be recomputed.
+        The names in the report of the digests that hold.
 
     Raises:
-        InputError: it is another encoder.
+        InputError: a digest is that of other weights.
     """
-    expected = record.encoder_digest
-    if expected is None:
-        return None
-    if encoder_digest(vae) == expected:
-        return True
-    if stored == torch.float32:
-        raise InputError(
-            "The encoder in vae/ is not the one that the UNet was trained with: its digest is"
-            f" {encoder_digest(vae)[:16]}…, but training_report.json has {expected[:16]}…. Copy vae/ from the output"
-            " of the training again."
-        )
-    rounded = torch.nn.Module.to(copy.deepcopy(vae), stored)
-    return True if encoder_digest(rounded) == expected else None
+    encoder = encoder_digest(pipeline.vae)
+    compared = [
+        ("identity.vae", "encoder weights", encoder, record.trained_encoder_digest),
+        ("digests.encoder", "encoder weights", encoder, record.encoder_digest),
+        ("digests.pipeline", "weights or scheduler settings", pipeline_digest(pipeline), record.pipeline_digest),
+    ]
+    verified = []
+    for name, part, found, expected in compared:
+        if found == expected:
+            verified.append(name)
+        elif expected is not None and (name != "identity.vae" or stored == torch.float32):
+            raise InputError(
+                f"The {part} of this model are not those of its training: the digest is {found[:16]}…, but {name} in"
+                f" training_report.json is {expected[:16]}…. Copy the model again from the output of the training,"
+                " and use the same version of diffusers."
+            )
+    return tuple(verified)

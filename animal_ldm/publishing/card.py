@@ -55,14 +55,14 @@ class PublishedModel:
     """What there is to say about a model.
 
     Attributes:
-        encoder_verified: see `architecture.verify_encoder`.
+        verified: names of the digests in the training report that are those of the published weights.
     """
 
     record: TrainingRecord
     evaluations: Sequence[Evaluation]
     samples: Sequence[Sample]
     architecture: Architecture
-    encoder_verified: bool | None = None
+    verified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def carbon(statements: Statements, costs: Costs) -> dict[str, Any] | None:
     source = f"{costs.source}; training of {' and '.join([*parts, costs.stages[-1].name])}"
     if costs.total.upper_bound:
         certainty = "stages ran" if costs.overlap else "stages may have run"
-        source += f"; an upper bound, because {certainty} at the same time and each was metered for the whole machine"
+        source += f"; an upper bound, because {certainty} at the same time and the meter counts the whole machine"
     if statements.cost_note:
         source += f"; {statements.cost_note}"
     return {

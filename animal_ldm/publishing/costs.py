@@ -16,7 +16,7 @@ class Cost:
     hours: float
     kwh: float | None
     grams: float | None  # CO2-equivalents
-    # A meter of the whole machine counts the energy of stages that ran at the same time once for each of them.
+    # A meter of more than the stage itself counts the energy of stages that ran at the same time once for each.
     upper_bound: bool = False
 
 
@@ -25,13 +25,15 @@ class Costs:
     """The costs of all stages.
 
     Attributes:
-        overlap: whether stages that were metered for the whole machine ran at the same time; None: not recorded.
+        source: what measured, and what it metered.
+        beyond: whether a meter counted what other processes consumed.
+        overlap: whether stages ran at the same time; None: not recorded.
     """
 
     stages: list[Cost]
     total: Cost
-    source: str | None
-    whole_machine: bool
+    source: str
+    beyond: bool
     overlap: bool | None
 
 
@@ -49,7 +51,7 @@ def training_costs(record: TrainingRecord) -> Costs:
         )
         for name, stage in named
     ]
-    whole_machine = any(stage.metered_whole_machine for _, stage in named)
+    beyond = any(stage.metered_beyond_itself for _, stage in named)
     overlap = overlaps([stage for _, stage in named])
     total = Cost(
         "all stages",
@@ -58,9 +60,10 @@ def training_costs(record: TrainingRecord) -> Costs:
         sum(stage.hours for stage in stages),
         total_of([stage.kwh for stage in stages]),
         total_of([stage.grams for stage in stages]),
-        upper_bound=whole_machine and overlap is not False,
+        upper_bound=beyond and overlap is not False,
     )
-    return Costs(stages, total, record.cost_source, whole_machine, overlap)
+    sources = dict.fromkeys(stage.cost_source for _, stage in named if stage.cost_source)
+    return Costs(stages, total, "; ".join(sources), beyond, overlap)
 
 
 def overlaps(stages: Sequence[Stage]) -> bool | None:

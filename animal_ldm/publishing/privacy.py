@@ -44,7 +44,7 @@ def public_value(name: str, value: Any, names: PublicNames) -> Any:
         return LOCAL_FILE
     if name in MODELS and value not in (*UNET_PRESETS, "scratch"):
         return LOCAL_FILE if value.endswith(".json") else LOCAL_FOLDER
-    return without_paths(value)
+    return LOCAL_FILE if "/" in value or "\\" in value else value
 
 
 def public_report(content: Any, names: PublicNames) -> Any:

@@ -24,7 +24,7 @@ from ..files import write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
-from .architecture import describe, verify_encoder
+from .architecture import describe, verify_digests
 from .card import PublishedModel, Sample, complete, model_card, public_names
 from .checks import check_files, link
 from .evaluations import Evaluation
@@ -66,7 +66,7 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     record = read_training_record(source.model)
     statements = complete(statements, record)
     pipeline = load_pipeline(str(source.model), "cpu")
-    encoder_verified = verify_encoder(pipeline.vae, stored_dtype(source.model / "vae"), record)
+    verified = verify_digests(pipeline, stored_dtype(source.model / "vae"), record)
     if source.variant:
         stage_half_precision(pipeline, out)
     copy_components(source.model, out)
@@ -78,7 +78,7 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     write_json(out / "training_report.json", public_report(record.raw, public_names(record, statements)))
     evaluations = [stage_evaluation(folder, source, statements, pipeline, out) for folder in source.results]
     samples = stage_samples(pipeline, evaluations, out, source.seed)
-    model = PublishedModel(record, evaluations, samples, describe(pipeline), encoder_verified)
+    model = PublishedModel(record, evaluations, samples, describe(pipeline), verified)
     card = model_card(statements, model)
     write_text(out / "README.md", card)
     check_card(card, "model", out)

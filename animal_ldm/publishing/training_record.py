@@ -68,8 +68,9 @@ class Stage:
         return self.arguments.get("pretrained")
 
     @property
-    def metered_whole_machine(self) -> bool:
-        return "whole machine" in (self.cost_source or "")
+    def metered_beyond_itself(self) -> bool:
+        """Whether the meter counted what other processes consumed: of the whole machine, or of a part in full."""
+        return any(words in (self.cost_source or "") for words in ("whole machine", "in full"))
 
 
 def effective_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +93,10 @@ class TrainingRecord(Stage):
     classes: tuple[str, ...]
     training_photos: int | None
     data_digest: str | None  # SHA-256 over the photos
-    encoder_digest: str | None  # see `digest.encoder_digest`
+    # See `digest`. Those of the saved model are of its weights loaded as float32; earlier reports lack them.
+    trained_encoder_digest: str | None  # of the encoder in training, before it was rounded to be saved
+    encoder_digest: str | None
+    pipeline_digest: str | None
     versions: dict[str, str]
     validation_loss: tuple[int, float] | None  # images seen, loss
     autoencoder: AutoencoderStage | None
@@ -174,14 +178,16 @@ def parse_training_record(content: dict[str, Any]) -> TrainingRecord:
     """
     if missing := [name for name in REQUIRED if name not in content]:
         raise InputError(f"training_report.json lacks {', '.join(missing)}; it must be the file that training wrote.")
-    identity = content.get("identity") or {}
+    identity, digests = content.get("identity") or {}, content.get("digests") or {}
     losses = [point for point in content.get("history", []) if "validation/loss" in point]
     return TrainingRecord(
         **_stage(content),
         classes=tuple(content["classes"]),
         training_photos=content.get("training_photos"),
         data_digest=identity.get("data"),
-        encoder_digest=identity.get("vae"),
+        trained_encoder_digest=identity.get("vae"),
+        encoder_digest=digests.get("encoder"),
+        pipeline_digest=digests.get("pipeline"),
         versions=content["versions"],
         validation_loss=(losses[-1]["images_seen"], losses[-1]["validation/loss"]) if losses else None,
         autoencoder=_autoencoder(content.get("autoencoder")),
@@ -208,7 +214,7 @@ def _stage(content: dict[str, Any]) -> dict[str, Any]:
         "seconds": content["wall_time_seconds"],
         "energy_kwh": _measured(content.get("energy_kwh")),
         "co2_kg": _measured(content["co2_kg"]),
-        "cost_source": content.get("co2_source"),
+        "cost_source": None if content.get("co2_source") == NOT_MEASURED else content.get("co2_source"),
         "hardware": Hardware(
             hardware["cpu"], hardware["cpu_cores"], tuple(hardware["gpus"]), hardware.get("processes", 1)
         ),

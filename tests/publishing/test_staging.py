@@ -10,6 +10,8 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from animal_ldm import AnimalLDMPipeline
+from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
 from animal_ldm.publishing.checks import check_files
 from animal_ldm.publishing.datasets import dataset_title, photo_terms, stage_dataset
@@ -256,15 +258,39 @@ def test_text_encoder_in_half_precision_is_widened(model, tmp_path, no_smoke_tes
 
 def test_encoder_is_that_of_the_report(model, tmp_path, no_smoke_test):
     stage(model, tmp_path / "same")
-    assert "the one that `training_report.json` names" in (tmp_path / "same/README.md").read_text()
+    assert "found equal to those in `training_report.json`" in (tmp_path / "same/README.md").read_text()
     report = json.loads((model / "training_report.json").read_text())
     report["identity"]["vae"] = "cd" * 32
     (model / "training_report.json").write_text(json.dumps(report))
-    with pytest.raises(InputError, match="not the one that the UNet was trained with"):
+    with pytest.raises(InputError, match=r"not those of its training: .* identity\.vae"):
         stage(model, tmp_path / "other")
     halve(model, "vae")  # rounded weights do not tell the digest of those in training
     stage(model, tmp_path / "rounded")
     assert "cannot be recomputed" in (tmp_path / "rounded/README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["encoder", "pipeline"])
+def test_saved_weights_are_those_of_the_report(model, tmp_path, no_smoke_test, name):
+    """Newer reports tell the digests of the saved weights, in whatever number type they were saved."""
+    halve(model, "unet", "vae")
+    pipeline = AnimalLDMPipeline.from_pretrained(model)
+    report = json.loads((model / "training_report.json").read_text())
+    report["digests"] = {"encoder": encoder_digest(pipeline.vae), "pipeline": pipeline_digest(pipeline)}
+    (model / "training_report.json").write_text(json.dumps(report))
+    stage(model, tmp_path / "same")
+    assert "`digests.encoder`, `digests.pipeline`" in (tmp_path / "same/README.md").read_text()
+    report["digests"][name] = "cd" * 32
+    (model / "training_report.json").write_text(json.dumps(report))
+    with pytest.raises(InputError, match=f"digests.{name} in training_report.json"):
+        stage(model, tmp_path / "other")
+
+
+def test_number_that_is_claimed_and_missing(model, evaluation, tmp_path, no_smoke_test):
+    results = json.loads((evaluation / "results.json").read_text())
+    results["metrics"][0]["value"] = "not measured"
+    (evaluation / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match=r"results\.json"):
+        stage(model, tmp_path / "staged", [evaluation])
 
 
 # --- the smoke test --------------------------------------------------------------------------------------------------
