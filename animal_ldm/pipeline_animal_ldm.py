@@ -363,22 +363,22 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             prompt (`str` or `list[str]`, *optional*):
                 What to generate; `""` leaves the choice to the model. Pass either this or `prompt_embeds`.
             height (`int`, *optional*):
-                In pixels, a multiple of the autoencoder's downsampling factor; by default the size the UNet was trained
-                at.
+                In pixels, a multiple of the autoencoder's downsampling factor; the UNet's training size by default.
             width (`int`, *optional*):
                 As `height`.
             num_inference_steps (`int`, defaults to 25):
                 Denoising steps. More steps take longer and improve the images, up to a point.
             timesteps (`list[int]`, *optional*):
-                The training timesteps to visit, descending, instead of `num_inference_steps`, if the scheduler supports
-                them.
+                The training timesteps to visit, descending, instead of `num_inference_steps`; not every scheduler
+                supports it.
             sigmas (`list[float]`, *optional*):
-                The noise levels to visit, descending, instead of `num_inference_steps`, if the scheduler supports them.
+                The noise levels to visit, descending, instead of `num_inference_steps`; not every scheduler supports
+                it.
             guidance_scale (`float`, defaults to 3.0):
                 Weight of classifier-free guidance (arXiv 2207.12598). Above 1, images follow the prompt more closely
                 and vary less; at 1 or below there is no guidance and a step costs half.
             guidance_rescale (`float`, defaults to 0.0):
-                How far, from 0 to 1, the guided prediction is rescaled to the standard deviation of the conditional one
+                How far, from 0 to 1, the guided prediction is rescaled to the conditional one's standard deviation
                 (arXiv 2305.08891, section 3.4); reduces overexposure.
             guidance_interval (`tuple[float, float]`, defaults to `(0.0, 1.0)`):
                 The part `[start, stop)` of the sampling steps that is guided (arXiv 2404.07724): step i of n, counted
