@@ -58,12 +58,12 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
         check_pipeline_folder(model)
     elif model == RELEASED_MODEL:
         raise InputError(
-            f"{RELEASED_MODEL}, the default model, was not found. Train one with `animal-ldm train`, or pass --model"
-            " with a pipeline folder or the id of a model on the Hub."
+            f"{RELEASED_MODEL}, the default model, was not found. Train one with `animal-ldm train`, or pass"
+            " a pipeline folder or the id of a model on the Hub."
         )
     elif not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
         raise InputError(
-            f"--model must be a pipeline folder or an id on the Hub such as owner/name; there is no folder {model}."
+            f"The model must be a pipeline folder or an id on the Hub such as owner/name; there is no folder {model}."
         )
     try:
         pipeline = AnimalLDMPipeline.from_pretrained(model, dtype=getattr(torch, dtype))

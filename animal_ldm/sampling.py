@@ -4,6 +4,7 @@ Image `i` is a function of the pipeline, the settings, its prompt and its seed a
 other images change it. Noise comes from the CPU's generator, so all devices start from the same noise.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,8 @@ class Sampling:
         """Raise an `InputError` that names the first setting out of range."""
         if self.num_inference_steps < 1:
             raise InputError(f"--num_inference_steps must be at least 1, but is {self.num_inference_steps}.")
+        if not math.isfinite(self.guidance_scale):
+            raise InputError(f"--guidance_scale must be a finite number, but is {self.guidance_scale}.")
         if not 0 <= self.guidance_rescale <= 1:
             raise InputError(f"--guidance_rescale must be from 0 to 1, but is {self.guidance_rescale:g}.")
         start, stop = self.guidance_interval

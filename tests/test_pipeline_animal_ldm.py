@@ -42,7 +42,7 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def draw(pipe, **changes):
+def generate(pipe, **changes):
     """Pictures of one prompt from seed 0, in two guided steps, unless `changes` say otherwise."""
     inputs = {"prompt": "a zebra", "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
     if "generator" not in changes:
@@ -61,10 +61,10 @@ def pipe():
 
 
 def test_save_load_local(pipe, tmp_path):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.save_pretrained(tmp_path)
     loaded = AnimalLDMPipeline.from_pretrained(tmp_path)
-    assert torch.equal(draw(loaded), expected)
+    assert torch.equal(generate(loaded), expected)
     assert loaded.classes == TINY_CLASSES
     assert loaded.scheduler.config.prediction_type == pipe.scheduler.config.prediction_type
 
@@ -83,7 +83,7 @@ def test_save_twice_gives_the_same_files(tiny_pipeline_folder, tmp_path):
 
 
 def test_output(pipe):
-    pictures = draw(pipe)
+    pictures = generate(pipe)
     assert pictures.shape == (1, 3, 16, 16)
     assert pictures.isfinite().all()
     assert 0 <= pictures.min() < pictures.max() <= 1
@@ -121,15 +121,15 @@ def test_pipeline_call_signature():
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_inference_batch_consistent(pipe, batch_size):
     prompts = ["a zebra", "lion", "", "a wolf in the snow"][:batch_size]
-    assert draw(pipe, prompt=prompts, generator=seeded(*range(batch_size))).shape == (batch_size, 3, 16, 16)
+    assert generate(pipe, prompt=prompts, generator=seeded(*range(batch_size))).shape == (batch_size, 3, 16, 16)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_inference_batch_single_identical(pipe, eta):
     prompts = ["a zebra", "lion", "", "two wolves in the snow"]
-    batch = draw(pipe, prompt=prompts, negative_prompt="a lion", generator=seeded(*range(4)), eta=eta)
+    batch = generate(pipe, prompt=prompts, negative_prompt="a lion", generator=seeded(*range(4)), eta=eta)
     for seed, prompt in enumerate(prompts):
-        alone = draw(pipe, prompt=prompt, negative_prompt="a lion", generator=seeded(seed), eta=eta)
+        alone = generate(pipe, prompt=prompt, negative_prompt="a lion", generator=seeded(seed), eta=eta)
         torch.testing.assert_close(batch[seed], alone[0], atol=1e-4, rtol=0)
     assert not torch.allclose(batch[0], batch[1], atol=1e-2)
 
@@ -145,23 +145,23 @@ def test_dict_tuple_outputs_equivalent(pipe):
 
 def test_components_function(pipe):
     assert set(pipe.components) == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
-    assert torch.equal(draw(AnimalLDMPipeline(**pipe.components)), draw(pipe))
+    assert torch.equal(generate(AnimalLDMPipeline(**pipe.components)), generate(pipe))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inference_no_nan(pipe, dtype):
-    expected = draw(pipe)
-    pictures = draw(pipe.to(dtype=dtype))
+    expected = generate(pipe)
+    pictures = generate(pipe.to(dtype=dtype))
     assert pictures.dtype == dtype
     torch.testing.assert_close(pictures.float(), expected, atol=0.05, rtol=0)
-    assert np.isfinite(draw(pipe, output_type="np")).all()
+    assert np.isfinite(generate(pipe, output_type="np")).all()
 
 
 def test_save_load_float16(pipe, tmp_path):
     pipe.to(dtype=torch.float16).save_pretrained(tmp_path)
     loaded = AnimalLDMPipeline.from_pretrained(tmp_path, dtype=torch.float16)
     assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.float16}
-    assert torch.equal(draw(loaded), draw(pipe))
+    assert torch.equal(generate(loaded), generate(pipe))
 
 
 def test_save_load_optional_components(tmp_path):
@@ -173,10 +173,10 @@ def test_save_load_optional_components(tmp_path):
 
 @needs_accelerator
 def test_to_device(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.to(torch.accelerator.current_accelerator())
     assert {pipe.device.type} == {torch.accelerator.current_accelerator().type}
-    torch.testing.assert_close(draw(pipe).cpu(), expected, atol=1e-2, rtol=0)
+    torch.testing.assert_close(generate(pipe).cpu(), expected, atol=1e-2, rtol=0)
 
 
 def test_to_dtype(pipe):
@@ -187,15 +187,15 @@ def test_to_dtype(pipe):
 
 @pytest.mark.parametrize("prompts", [["a zebra"], ["a zebra", "a lion"]])
 def test_num_images_per_prompt(pipe, prompts):
-    pictures = draw(pipe, prompt=prompts, num_images_per_prompt=2, generator=seeded(*range(2 * len(prompts))))
+    pictures = generate(pipe, prompt=prompts, num_images_per_prompt=2, generator=seeded(*range(2 * len(prompts))))
     for i, picture in enumerate(pictures):
-        alone = draw(pipe, prompt=prompts[i // 2], generator=seeded(i))
+        alone = generate(pipe, prompt=prompts[i // 2], generator=seeded(i))
         torch.testing.assert_close(picture, alone[0], atol=1e-4, rtol=0)
 
 
 def test_cfg(pipe):
-    unguided, weak, strong = (draw(pipe, guidance_scale=scale) for scale in (1.0, 3.0, 9.0))
-    assert torch.equal(draw(pipe, guidance_scale=0.0), unguided)  # as in Stable Diffusion, guidance begins above 1
+    unguided, weak, strong = (generate(pipe, guidance_scale=scale) for scale in (1.0, 3.0, 9.0))
+    assert torch.equal(generate(pipe, guidance_scale=0.0), unguided)  # as in Stable Diffusion, guidance begins above 1
     assert (strong - unguided).abs().mean() > (weak - unguided).abs().mean() > 0
 
 
@@ -206,9 +206,9 @@ def test_callback_inputs(pipe):
         shapes.append({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         return tensors
 
-    expected = draw(pipe)
+    expected = generate(pipe)
     names = pipe._callback_tensor_inputs
-    watched = draw(pipe, callback_on_step_end=record, callback_on_step_end_tensor_inputs=names)
+    watched = generate(pipe, callback_on_step_end=record, callback_on_step_end_tensor_inputs=names)
     assert torch.equal(watched, expected)
     tokens = pipe.tokenizer.model_max_length
     assert (
@@ -219,7 +219,7 @@ def test_callback_inputs(pipe):
     def blacken(pipe, step, timestep, tensors):
         return {"latents": torch.zeros_like(tensors["latents"])}
 
-    assert not draw(pipe, callback_on_step_end=blacken, output_type="latent").any()
+    assert not generate(pipe, callback_on_step_end=blacken, output_type="latent").any()
 
 
 def test_cross_attention_kwargs_reach_the_attention(pipe):
@@ -230,7 +230,7 @@ def test_cross_attention_kwargs_reach_the_attention(pipe):
 
     heard = []
     pipe.unet.set_attn_processor(Listener())
-    draw(pipe, cross_attention_kwargs={"word": "hello"})
+    generate(pipe, cross_attention_kwargs={"word": "hello"})
     assert set(heard) == {"hello"}
 
 
@@ -239,7 +239,7 @@ def test_callback_cfg(pipe):
         pipe._guidance_scale += 1
         return tensors
 
-    draw(pipe, callback_on_step_end=strengthen, num_inference_steps=3)
+    generate(pipe, callback_on_step_end=strengthen, num_inference_steps=3)
     assert pipe.guidance_scale == 3 + pipe.num_timesteps == 6
 
 
@@ -250,7 +250,7 @@ def test_callback_interrupts(pipe):
         return tensors
 
     seen = []
-    assert torch.equal(draw(pipe, callback_on_step_end=stop, num_inference_steps=5, output_type="latent"), seen[0])
+    assert torch.equal(generate(pipe, callback_on_step_end=stop, num_inference_steps=5, output_type="latent"), seen[0])
     assert len(seen) == 1
 
 
@@ -263,7 +263,7 @@ def test_serialization_with_variants(pipe, tmp_path):
 
 def test_loading_with_variants(pipe, tmp_path):
     pipe.save_pretrained(tmp_path, variant="fp16")
-    assert torch.equal(draw(AnimalLDMPipeline.from_pretrained(tmp_path, variant="fp16")), draw(pipe))
+    assert torch.equal(generate(AnimalLDMPipeline.from_pretrained(tmp_path, variant="fp16")), generate(pipe))
 
 
 def test_loading_with_incorrect_variants_raises_error(tiny_pipeline_folder):
@@ -277,12 +277,12 @@ def test_encode_prompt_works_in_isolation(pipe):
     text = {name: components[name] for name in ("text_encoder", "tokenizer")}
     with torch.no_grad():
         embeds = AnimalLDMPipeline(**nothing | text).encode_prompt("a zebra", negative_prompt="a lion")
-    pictures = draw(
+    pictures = generate(
         AnimalLDMPipeline(**components | dict.fromkeys(text)),
         prompt_embeds=embeds[0],
         negative_prompt_embeds=embeds[1],
     )
-    assert torch.equal(pictures, draw(pipe, negative_prompt="a lion"))
+    assert torch.equal(pictures, generate(pipe, negative_prompt="a lion"))
 
 
 def test_torch_dtype_dict(tiny_pipeline_folder):
@@ -302,33 +302,33 @@ def test_torch_dtype_dict(tiny_pipeline_folder):
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
 def test_cpu_offload(pipe, offload, times):
-    expected = draw(pipe)
+    expected = generate(pipe)
     for _ in range(times):
         getattr(pipe, offload)()
-        torch.testing.assert_close(draw(pipe).cpu(), expected, atol=1e-2, rtol=0)
+        torch.testing.assert_close(generate(pipe).cpu(), expected, atol=1e-2, rtol=0)
 
 
 @needs_accelerator
 def test_pipeline_level_group_offloading_inference(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.enable_group_offload(torch.accelerator.current_accelerator(), offload_type="leaf_level")
-    torch.testing.assert_close(draw(pipe).cpu(), expected, atol=1e-2, rtol=0)
+    torch.testing.assert_close(generate(pipe).cpu(), expected, atol=1e-2, rtol=0)
 
 
 def test_layerwise_casting_inference(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     assert torch.float8_e4m3fn in {parameter.dtype for parameter in pipe.unet.parameters()}
-    torch.testing.assert_close(draw(pipe), expected, atol=0.1, rtol=0)
+    torch.testing.assert_close(generate(pipe), expected, atol=0.1, rtol=0)
 
 
 # Its mixins for Stable Diffusion's components, latents, schedulers and `from_pipe`
 
 
 def test_attention_slicing_forward_pass(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.enable_attention_slicing(slice_size=1)
-    torch.testing.assert_close(draw(pipe), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(generate(pipe), expected, atol=1e-5, rtol=0)
 
 
 def test_xformers_attention_forward_pass(pipe):
@@ -336,61 +336,61 @@ def test_xformers_attention_forward_pass(pipe):
     if not torch.cuda.is_available():
         pytest.skip("xformers' kernels run on CUDA alone")
     pipe.to("cuda")
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.enable_xformers_memory_efficient_attention()
-    torch.testing.assert_close(draw(pipe), expected, atol=1e-2, rtol=0)
+    torch.testing.assert_close(generate(pipe), expected, atol=1e-2, rtol=0)
 
 
 def test_vae_slicing(pipe):
-    expected = draw(pipe, prompt=["a zebra"] * 3, generator=seeded(0, 1, 2))
+    expected = generate(pipe, prompt=["a zebra"] * 3, generator=seeded(0, 1, 2))
     pipe.vae.enable_slicing()
-    sliced = draw(pipe, prompt=["a zebra"] * 3, generator=seeded(0, 1, 2))
+    sliced = generate(pipe, prompt=["a zebra"] * 3, generator=seeded(0, 1, 2))
     torch.testing.assert_close(sliced, expected, atol=1e-4, rtol=0)
 
 
 def test_vae_tiling(pipe):
     """Tiles see less of their surroundings, so the pictures are near, not equal."""
-    expected = draw(pipe, height=32, width=32)
+    expected = generate(pipe, height=32, width=32)
     pipe.vae.enable_tiling()
-    tiled = draw(pipe, height=32, width=32)
+    tiled = generate(pipe, height=32, width=32)
     assert 0 < (tiled - expected).abs().mean() < 0.1
 
 
 def test_freeu(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
-    assert not torch.allclose(draw(pipe), expected, atol=1e-4)
+    assert not torch.allclose(generate(pipe), expected, atol=1e-4)
     pipe.disable_freeu()
-    assert torch.equal(draw(pipe), expected)
+    assert torch.equal(generate(pipe), expected)
 
 
 def test_fused_qkv_projections(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     pipe.fuse_qkv_projections()
     assert any(hasattr(module, "to_qkv") for module in pipe.unet.modules())
-    torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(generate(pipe), expected, atol=1e-4, rtol=0)
     pipe.unfuse_qkv_projections()
-    torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(generate(pipe), expected, atol=1e-4, rtol=0)
 
 
 def test_pt_np_pil_outputs_equivalent(pipe):
-    as_pt, as_np, as_pil = (draw(pipe, output_type=output_type) for output_type in ("pt", "np", "pil"))
+    as_pt, as_np, as_pil = (generate(pipe, output_type=output_type) for output_type in ("pt", "np", "pil"))
     assert as_np.shape == (1, 16, 16, 3)
     assert np.array_equal(as_np, as_pt.permute(0, 2, 3, 1).numpy())
     assert np.array_equal(np.asarray(as_pil[0]), (as_np[0] * 255).round().astype(np.uint8))
 
 
 def test_latent_output_decodes_to_the_picture(pipe):
-    latents = draw(pipe, output_type="latent")
+    latents = generate(pipe, output_type="latent")
     assert latents.shape == (1, 4, 8, 8)
     with torch.no_grad():
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-    assert torch.equal((decoded / 2 + 0.5).clamp(0, 1), draw(pipe))
+    assert torch.equal((decoded / 2 + 0.5).clamp(0, 1), generate(pipe))
 
 
 def test_latents_input(pipe):
     latents = torch.randn(1, 4, 8, 8, generator=seeded(0)[0])
-    assert torch.equal(draw(pipe, latents=latents, generator=None), draw(pipe))
+    assert torch.equal(generate(pipe, latents=latents, generator=None), generate(pipe))
     assert torch.equal(latents, torch.randn(1, 4, 8, 8, generator=seeded(0)[0])), "the caller's tensor was changed"
 
 
@@ -399,23 +399,23 @@ def test_karras_schedulers_shape(pipe, scheduler):
     if scheduler == "DPMSolverSDEScheduler":
         pytest.importorskip("torchsde", reason="DPMSolverSDEScheduler needs torchsde")
     pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    pictures = draw(pipe, num_inference_steps=4)
+    pictures = generate(pipe, num_inference_steps=4)
     assert pictures.shape == (1, 3, 16, 16)
     assert pictures.isfinite().all()
 
 
 def test_from_pipe_consistent_config(pipe):
-    expected = draw(pipe)
+    expected = generate(pipe)
     stable_diffusion = StableDiffusionPipeline.from_pipe(
         pipe, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     back = AnimalLDMPipeline.from_pipe(stable_diffusion)
     assert back.classes == TINY_CLASSES
-    assert torch.equal(draw(back), expected)
+    assert torch.equal(generate(back), expected)
 
 
 def test_from_pipe_forward_pass(pipe):
-    assert torch.equal(draw(AnimalLDMPipeline.from_pipe(pipe)), draw(pipe))
+    assert torch.equal(generate(AnimalLDMPipeline.from_pipe(pipe)), generate(pipe))
 
 
 # The same pixels as Stable Diffusion
@@ -464,7 +464,7 @@ def both(request, tmp_path_factory):
     ids=str,
 )
 def test_same_pixels_as_stable_diffusion(both, changes):
-    ours, theirs = (draw(pipe, num_inference_steps=4, **changes) for pipe in both)
+    ours, theirs = (generate(pipe, num_inference_steps=4, **changes) for pipe in both)
     assert torch.equal(ours, theirs)
 
 
@@ -476,7 +476,7 @@ def test_same_pixels_as_stable_diffusion_with_noise_in_the_steps(tiny_pipeline_f
         pictures = []
         for pipe in pipes:
             fresh = seeded(3, 4) if isinstance(generators, list) else seeded(3)[0]
-            pictures.append(draw(pipe, prompt=["a zebra", "a lion"], generator=fresh, eta=eta))
+            pictures.append(generate(pipe, prompt=["a zebra", "a lion"], generator=fresh, eta=eta))
             states.append(torch.cat([g.get_state() for g in (fresh if isinstance(fresh, list) else [fresh])]))
         assert torch.equal(*pictures)
         assert torch.equal(*states), "the generators were used differently"
@@ -488,7 +488,7 @@ def test_same_pixels_as_stable_diffusion_with_custom_timesteps(tiny_pipeline_fol
     for cls in (AnimalLDMPipeline, StableDiffusionPipeline):
         pipe = cls.from_pretrained(tiny_pipeline_folder)
         pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-        pictures.append(draw(pipe, **timesteps))
+        pictures.append(generate(pipe, **timesteps))
         assert pipe.num_timesteps == 3
     assert torch.equal(*pictures)
 
@@ -530,13 +530,13 @@ def test_file_imports_nothing_that_a_user_of_diffusers_lacks():
 
 def test_size_defaults_to_that_of_the_unet(pipe):
     pipe.unet.register_to_config(sample_size=(4, 12))
-    assert draw(pipe).shape == (1, 3, 8, 24)
-    assert draw(pipe, height=16).shape == (1, 3, 16, 24)
+    assert generate(pipe).shape == (1, 3, 8, 24)
+    assert generate(pipe, height=16).shape == (1, 3, 16, 24)
 
 
 def test_size_that_the_unet_cannot_halve(pipe):
     """9 rows of latents go down to 5 and must come up to 9 again."""
-    assert draw(pipe, height=18, width=16).shape == (1, 3, 18, 16)
+    assert generate(pipe, height=18, width=16).shape == (1, 3, 18, 16)
 
 
 # The guidance interval
@@ -552,13 +552,13 @@ def batches_seen(module):
 
 
 def test_whole_interval_is_plain_guidance(pipe):
-    assert torch.equal(draw(pipe, guidance_interval=(0.0, 1.0)), draw(pipe))
+    assert torch.equal(generate(pipe, guidance_interval=(0.0, 1.0)), generate(pipe))
 
 
 @pytest.mark.parametrize("point", [0.0, 0.5, 1.0])
 def test_empty_interval_is_no_guidance(pipe, point):
-    drawn = draw(pipe, num_inference_steps=4, guidance_interval=(point, point))
-    assert torch.equal(drawn, draw(pipe, num_inference_steps=4, guidance_scale=1.0))
+    drawn = generate(pipe, num_inference_steps=4, guidance_interval=(point, point))
+    assert torch.equal(drawn, generate(pipe, num_inference_steps=4, guidance_scale=1.0))
 
 
 @pytest.mark.parametrize(
@@ -574,23 +574,23 @@ def test_empty_interval_is_no_guidance(pipe, point):
 )
 def test_steps_outside_the_interval_cost_half(pipe, interval, guided):
     with batches_seen(pipe.unet) as batches:
-        draw(pipe, prompt=["a zebra", "a lion"], num_inference_steps=5, guidance_interval=interval)
+        generate(pipe, prompt=["a zebra", "a lion"], num_inference_steps=5, guidance_interval=interval)
     assert batches == [4 if step else 2 for step in guided]
 
 
 def test_guidance_within_an_interval(pipe):
     """Guiding the first two of four steps is what the library's own cut-off callback does after the second."""
-    pictures = draw(pipe, num_inference_steps=4, guidance_interval=(0.0, 0.5))
+    pictures = generate(pipe, num_inference_steps=4, guidance_interval=(0.0, 0.5))
     cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
-    assert torch.equal(pictures, draw(pipe, num_inference_steps=4, callback_on_step_end=cutoff))
-    assert not torch.equal(pictures, draw(pipe, num_inference_steps=4))
+    assert torch.equal(pictures, generate(pipe, num_inference_steps=4, callback_on_step_end=cutoff))
+    assert not torch.equal(pictures, generate(pipe, num_inference_steps=4))
 
 
 def test_interval_takes_each_prompt_for_itself(pipe):
     inputs = {"num_inference_steps": 4, "guidance_interval": (0.25, 0.75)}
-    batch = draw(pipe, prompt=["a zebra", "a lion"], generator=seeded(0, 1), **inputs)
+    batch = generate(pipe, prompt=["a zebra", "a lion"], generator=seeded(0, 1), **inputs)
     for i, prompt in enumerate(["a zebra", "a lion"]):
-        alone = draw(pipe, prompt=prompt, generator=seeded(i), **inputs)
+        alone = generate(pipe, prompt=prompt, generator=seeded(i), **inputs)
         torch.testing.assert_close(batch[i], alone[0], atol=1e-4, rtol=0)
 
 
@@ -613,22 +613,22 @@ def test_encoding_a_prompt_keeps_gradients(pipe):
 
 def test_long_prompt_warns_with_the_part_cut_off(pipe, library_warnings):
     fits = "zebra " + "x" * 17  # 22 tokens and two marks
-    draw(pipe, prompt=fits)
+    generate(pipe, prompt=fits)
     assert library_warnings() == []
-    picture = draw(pipe, prompt=fits + "yz")
+    picture = generate(pipe, prompt=fits + "yz")
     (message,) = library_warnings()
-    assert "26 tokens, the text encoder takes 24" in message
+    assert "26 tokens, but the text encoder accepts 24" in message
     assert message.endswith("cut off: 'yz'.")
-    assert torch.equal(picture, draw(pipe, prompt=fits + "ab"))
+    assert torch.equal(picture, generate(pipe, prompt=fits + "ab"))
 
 
 def test_warning_of_a_prompt_comes_once(pipe, library_warnings):
-    draw(pipe, prompt=["zebra " * 5] * 3, num_images_per_prompt=2, generator=None)
+    generate(pipe, prompt=["zebra " * 5] * 3, num_images_per_prompt=2, generator=None)
     assert len(library_warnings()) == 1
 
 
 def test_long_negative_prompt_warns(pipe, library_warnings):
-    draw(pipe, negative_prompt="x" * 30)
+    generate(pipe, negative_prompt="x" * 30)
     assert ["cut off" in message for message in library_warnings()] == [True]
 
 
@@ -636,20 +636,20 @@ def test_long_negative_prompt_warns(pipe, library_warnings):
     "prompt", ["a zebra", "Zebra", "two ZEBRAS", "a pack of wolves", "polar bears", "a Polar-Bear.", "lion's mane", ""]
 )
 def test_prompt_that_names_a_class_passes(pipe, prompt, library_warnings):
-    draw(pipe, prompt=prompt)
+    generate(pipe, prompt=prompt)
     assert library_warnings() == []
 
 
 @pytest.mark.parametrize("prompt", ["a pony", "a bear", "polar", "zebrafish", "dandelion", " "])
 def test_prompt_that_names_no_class_warns(pipe, prompt, library_warnings):
-    draw(pipe, prompt=["a zebra", prompt, prompt])
+    generate(pipe, prompt=["a zebra", prompt, prompt])
     (message,) = library_warnings()
     assert repr(prompt) in message
     assert "lion, polar bear, wolf, zebra" in message
 
 
 def test_model_without_classes_takes_any_prompt(library_warnings):
-    draw(AnimalLDMPipeline(**tiny_components()), prompt="a pony")
+    generate(AnimalLDMPipeline(**tiny_components()), prompt="a pony")
     assert library_warnings() == []
 
 
@@ -695,11 +695,11 @@ EMBEDS = torch.zeros(1, 24, 8)
         ({"negative_prompt": "a lion", "negative_prompt_embeds": EMBEDS}, "found both"),
         ({"prompt_embeds": EMBEDS, "negative_prompt_embeds": EMBEDS[:, :5]}, r"\(1, 24, 8\).*\(1, 5, 8\)"),
         ({"latents": torch.zeros(1, 4, 16, 16)}, r"\(1, 4, 8, 8\).*\(1, 4, 16, 16\)"),
-        ({"generator": [torch.Generator(), torch.Generator()]}, "each of the 1 pictures"),
+        ({"generator": [torch.Generator(), torch.Generator()]}, "each of the 1 images"),
         ({"timesteps": [900, 100]}, "timestep"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )
 def test_errors(pipe, changes, message):
     with pytest.raises(ValueError, match=message):
-        draw(pipe, **changes)
+        generate(pipe, **changes)

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from ..files import cache_root
@@ -42,7 +45,8 @@ class Cache:
         """Read-only memory map of `shape`, filled by `compute(start, stop)` the first time.
 
         The array lives in `folder/<key>/`, which appears once the array is complete. What an interrupted run left
-        behind is deleted and computed again.
+        behind is deleted and computed again; runs that compute the same array at the same time do not disturb each
+        other.
 
         Args:
             key: fingerprint of everything that `compute` depends on.
@@ -51,19 +55,38 @@ class Cache:
             chunk: rows per call of `compute`.
         """
         final = self.folder / key
-        if not (final / "array.npy").is_file():
-            partial = final.with_name(f"{key}.partial")
+        # one decides for all: another run may complete the array at any moment
+        (missing,) = broadcast_object_list([not (final / "array.npy").is_file()])
+        if missing:
+            (writer,) = broadcast_object_list([os.getpid()])
+            partial = final.with_name(f"{key}.{writer}.partial")
             if self.accelerator.is_main_process:
-                shutil.rmtree(partial, ignore_errors=True)
+                self._delete_abandoned(key)
                 partial.mkdir(parents=True)
                 np.lib.format.open_memmap(partial / "array.npy", "w+", np.dtype(dtype), tuple(shape)).flush()
             self.accelerator.wait_for_everyone()
             self._fill(partial / "array.npy", compute, description, chunk)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                partial.rename(final)
+                self._publish(partial, final)
             self.accelerator.wait_for_everyone()
         return np.load(final / "array.npy", mmap_mode="r")
+
+    def _delete_abandoned(self, key: str) -> None:
+        """Delete what runs that no longer exist left of this array."""
+        for folder in self.folder.glob(f"{key}.*.partial"):
+            writer = folder.suffixes[0].removeprefix(".")
+            if not (writer.isdigit() and psutil.pid_exists(int(writer)) and int(writer) != os.getpid()):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def _publish(partial: Path, final: Path) -> None:
+        try:
+            partial.rename(final)
+        except OSError:
+            if not (final / "array.npy").is_file():
+                raise
+            shutil.rmtree(partial)  # another run was faster; its array is the same
 
     def _fill(self, path: Path, compute: Callable, description: str, chunk: int) -> None:
         processes, main = self.accelerator.num_processes, self.accelerator.is_main_process

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from accelerate import Accelerator
@@ -33,6 +36,25 @@ def test_what_an_interrupted_run_left_is_rebuilt(tmp_path):
     assert not (tmp_path / "key").exists()
     array = Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, squares([]), "squaring", chunk=4)
     assert np.array_equal(array[:, 0], np.arange(10) ** 2)
+
+
+def test_another_run_may_complete_the_array_meanwhile(tmp_path):
+    code = f"""
+import numpy as np
+from accelerate import Accelerator
+from animal_ldm.training.cache import Cache
+compute = lambda start, stop: np.arange(start, stop, dtype=np.float32)[:, None] ** 2
+Cache(Accelerator(), {str(tmp_path)!r}).array("key", (10, 1), np.float32, compute, "squaring", chunk=4)
+"""
+
+    def slow(start: int, stop: int) -> np.ndarray:
+        if start == 4:
+            subprocess.run([sys.executable, "-c", code], check=True)
+        return squares([])(start, stop)
+
+    array = Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, slow, "squaring", chunk=4)
+    assert np.array_equal(array[:, 0], np.arange(10) ** 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_fingerprints_follow_content():
