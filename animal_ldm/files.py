@@ -41,18 +41,20 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write `value` to `path` as JSON with a final line break, whole or not at all.
 
-    JSON has neither NaN nor infinity: they are written as null.
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON lacks.
     """
-    write_text(path, json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """JSON values with None in place of NaN and infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [without_nan(part) for part in value]
     return value
 
 

@@ -18,7 +18,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 def test_json_has_no_nan(tmp_path):
-    files.write_json(tmp_path / "x.json", {"loss": float("nan"), "sizes": (1, float("inf")), "name": "löwe"})
+    value = {"loss": float("nan"), "sizes": (1, float("inf")), "name": "löwe"}
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "x.json", value)
+    assert os.listdir(tmp_path) == []
+    files.write_json(tmp_path / "x.json", files.without_nan(value))
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "sizes": [1, None], "name": "löwe"}
     assert "löwe" in text and text.endswith("}\n")

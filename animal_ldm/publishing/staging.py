@@ -20,7 +20,7 @@ from ..data.captions import with_article
 from ..digest import pipeline_digest
 from ..errors import InputError
 from ..evaluation.results import read_results
-from ..files import write_json, write_text
+from ..files import without_nan, write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
@@ -75,7 +75,8 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     check_weights(out)
     shutil.copyfile(str(sys.modules[AnimalLDMPipeline.__module__].__file__), out / PIPELINE_FILE)
     write_model_index(source.model, out)
-    write_json(out / "training_report.json", public_report(record.raw, public_names(record, statements)))
+    report = public_report(record.raw, public_names(record, statements))
+    write_json(out / "training_report.json", without_nan(report))  # reports of earlier versions may hold NaN
     evaluations = [stage_evaluation(folder, source, statements, pipeline, out) for folder in source.results]
     samples = stage_samples(pipeline, evaluations, out, source.seed)
     model = PublishedModel(record, evaluations, samples, describe(pipeline), verified)
@@ -105,9 +106,14 @@ def copy_components(model: Path, out: Path) -> None:
             if file.name in CONFIGS:
                 config = json.loads(file.read_text(encoding="utf-8"))
                 config.pop("_name_or_path", None)
-                write_json(out / name / file.name, config)
+                write_config(out / name / file.name, config)
             elif WEIGHTS.fullmatch(file.name) or file.name in TOKENIZER_FILES:
                 link(file, out / name / file.name)
+
+
+def write_config(path: Path, config: dict) -> None:
+    """As diffusers writes it: a scheduler's configuration may hold -Infinity, which strict JSON lacks."""
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def stage_half_precision(pipeline: AnimalLDMPipeline, out: Path) -> None:
@@ -129,7 +135,7 @@ def stage_text_encoder(pipeline: AnimalLDMPipeline, out: Path) -> None:
     config_file = out / "text_encoder" / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
-    write_json(config_file, config)
+    write_config(config_file, config)
 
 
 def weight_files(component: Path) -> list[Path]:

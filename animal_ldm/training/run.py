@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..environment import hardware, library_versions
 from ..errors import InputError
-from ..files import whole_file, write_json
+from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
 from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
@@ -204,4 +204,4 @@ class Run:
             "versions": library_versions(*LIBRARIES),
             "history": self.history,
         }
-        write_json(self.output_dir / "training_report.json", report)
+        write_json(self.output_dir / "training_report.json", without_nan(report))

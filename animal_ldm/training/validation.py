@@ -21,7 +21,7 @@ from ..data.captions import with_article
 from ..evaluation.extractors import Extractor
 from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
-from ..files import cache_root, write_json
+from ..files import cache_root, without_nan, write_json
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import sample_images
 from .arguments import TrainingArguments
@@ -110,6 +110,5 @@ class BestWeights:
         )
         if found.kernel_distance < min(earlier, default=math.inf):
             save_pipeline(self.pipeline, run.output_dir / "best", arguments.save_dtype)
-            write_json(
-                run.output_dir / "best" / "quick_report.json", {"images_seen": run.images_seen, **asdict(found)}
-            )
+            record = {"images_seen": run.images_seen, **asdict(found)}
+            write_json(run.output_dir / "best" / "quick_report.json", without_nan(record))
