@@ -331,15 +331,30 @@ def parse(kind: Any, value: Any) -> Any:
 # --- earlier versions ------------------------------------------------------------------------------------------------
 
 
+STRAIGHT_LINE = (
+    "not measured: an earlier version fitted a straight line over 1/N even below the features' dimension, where "
+    "the distance is not linear; evaluate again"
+)
+NO_STANDARD_ERROR = "no standard error: measured by an earlier version, whose spread over overlapping subsets is none"
+# {metric: its note in version 1, where it is worded differently today}
+NOTES = {
+    "precision": "above real photos: the large balls of outlying photos also cover samples that resemble no photo; "
+    "read recall and density",
+    "faithfulness": "share of samples that a linear probe, fitted to training photos, assigns to the class of the "
+    "prompt",
+}
+
+
 def from_version_1(content: dict) -> dict:
-    """Version 1 had other names for the probe's accuracy, and the two curves of the Frechet distance nested."""
-    curve = dict(content["fd_curve"])
-    photos = curve.pop("real_photos")
+    """Version 1 had other names for the probe's accuracy, and an extrapolation that does not hold."""
+    curve = {key: content["fd_curve"][key] for key in ("sizes", "distances")}
+    photos = {key: content["fd_curve"]["real_photos"][key] for key in ("sizes", "distances")}
+    unknown = {"value": None, "slope": None, "note": STRAIGHT_LINE}
     autoencoder = content["autoencoder"]
     return content | {
         "schema_version": SCHEMA_VERSION,
         "metrics": list(metrics_from_version_1(content["metrics"])),
-        "fd_curves": {"samples": curve, "real_photos": photos},
+        "fd_curves": {"samples": curve | unknown, "real_photos": photos | unknown},
         "per_class": content["per_class"]
         and [
             {
@@ -372,11 +387,13 @@ def from_version_1(content: dict) -> dict:
 
 def metrics_from_version_1(metrics: list[dict]) -> Iterator[dict]:
     for metric in metrics:
+        metric = metric | {"note": metric["note"] and NOTES.get(metric["name"], metric["note"])}
         if metric["name"] == "faithfulness":
-            metric = metric | {
-                "name": "prompt_accuracy",
-                "label": "prompt accuracy",
-                "note": "share of samples that a linear probe, fitted to training photos, assigns to the class of the"
-                " prompt",
-            }
+            metric |= {"name": "prompt_accuracy", "label": "prompt accuracy"}
+        if metric["name"] == "frechet_distance_infinity":
+            photos, same_n = metric["real_photos"], metric["same_n"]
+            metric |= {"value": None, "std": None, "note": STRAIGHT_LINE}
+            metric |= {"real_photos": photos | {"value": None}, "same_n": same_n | {"value": None, "std": None}}
+        if metric["name"] == "kernel_distance":
+            metric |= {"note": NO_STANDARD_ERROR}
         yield metric
