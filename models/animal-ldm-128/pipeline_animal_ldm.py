@@ -1,8 +1,12 @@
 """Text-to-image latent diffusion (Rombach et al. 2022, arXiv 2112.10752) for a model of a few known classes.
 
-The components are Stable Diffusion's, so a saved folder also loads as a plain `StableDiffusionPipeline` and draws the
-same pixels. This file travels with the weights and imports nothing but torch, diffusers and transformers.
+The components are those of Stable Diffusion, so a saved folder also loads as a plain `StableDiffusionPipeline` and
+generates the same pixels. This file travels with the weights and imports only torch, diffusers and transformers.
 """
+
+# Components and configs are set dynamically by diffusers, and arguments are checked by `check_inputs`.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import inspect
 import re
@@ -26,7 +30,7 @@ logger = logging.get_logger(f"diffusers.{__name__}")
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
-# A class is recognised by its name with one of these endings exchanged: (of the singular, of the plural).
+# A class is recognised by its name, or by its name with one of these endings replaced: (singular, plural).
 PLURAL_ENDINGS = (
     ("", ""),
     ("", "s"),
@@ -52,7 +56,7 @@ EXAMPLE_DOC_STRING = """
 
 
 def names_class(prompt: str, class_name: str) -> bool:
-    """Whether `class_name`, or its plural, stands in `prompt` as whole words, in upper or lower case."""
+    """Whether `prompt` contains `class_name` or its plural as whole words, in upper or lower case."""
     name = class_name.lower()
     forms = (name.removesuffix(one) + many for one, many in PLURAL_ENDINGS if name.endswith(one))
     patterns = (r"[\s_-]+".join(map(re.escape, form.split())) for form in forms)
@@ -66,8 +70,8 @@ class AnimalLDMPipelineOutput(BaseOutput):
 
     Args:
         images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`):
-            B = prompts x `num_images_per_prompt` pictures, the pictures of a prompt next to each other: PIL pictures
-            for `output_type="pil"`, an array `(B, height, width, 3)` in [0, 1] for `"np"`, a tensor
+            B = prompts x `num_images_per_prompt` images, those of a prompt next to each other: PIL images for
+            `output_type="pil"`, an array `(B, height, width, 3)` in [0, 1] for `"np"`, a tensor
             `(B, 3, height, width)` in [0, 1] for `"pt"`, the denoised latents `(B, C, height / f, width / f)`, at the
             scale the UNet works in, for `"latent"`.
     """
@@ -77,29 +81,29 @@ class AnimalLDMPipelineOutput(BaseOutput):
 
 class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
     r"""
-    Draws pictures from text with a latent diffusion model that was trained on a few classes.
+    Pipeline for text-to-image generation with a latent diffusion model that was trained on a few classes.
 
-    Loading, saving, devices and offloading are those of [`DiffusionPipeline`]; FreeU and fused projections those of
-    the library's mixin; slicing and tiling of the decoder are `pipe.vae.enable_slicing()` and `.enable_tiling()`.
+    Loading, saving, devices and offloading are inherited from [`DiffusionPipeline`], FreeU and fused projections from
+    [`StableDiffusionMixin`]. `pipe.vae.enable_slicing()` and `pipe.vae.enable_tiling()` save memory in decoding.
 
     Args:
         vae ([`AutoencoderKL`]):
-            Decodes latents, divided by its `scaling_factor`, to pictures.
+            Decodes latents, divided by its `scaling_factor`, into images.
         text_encoder ([`~transformers.CLIPTextModel`]):
             Its last hidden state conditions the UNet; the unconditional embedding is that of `""`.
         tokenizer ([`~transformers.CLIPTokenizer`]):
-            Prompts are padded and cut to its `model_max_length`.
+            Prompts are padded or truncated to its `model_max_length`.
         unet ([`UNet2DConditionModel`]):
             Denoises the latents.
         scheduler ([`SchedulerMixin`]):
-            Any of `KarrasDiffusionSchedulers`, in its `prediction_type`. `StableDiffusionPipeline` loads it unaltered
-            if `steps_offset` is 1 and `clip_sample` False.
+            Any of `KarrasDiffusionSchedulers`, with the `prediction_type` the UNet was trained for.
+            `StableDiffusionPipeline` loads it unchanged if `steps_offset` is 1 and `clip_sample` is False.
         classes (`list[str]`, *optional*):
-            The classes the model was trained on. A prompt that names none of them is drawn with a warning. The config
-            holds them as `{name: index}`, for loading from the Hub takes every list in `model_index.json` for a
+            The classes the model was trained on. A prompt that names none of them gets a warning. The config holds
+            them as `{name: index}`, because loading from the Hub takes every list in `model_index.json` for a
             component; [`AnimalLDMPipeline.classes`] gives the list.
         requires_safety_checker (`bool`, defaults to `False`):
-            Not used here; written to the config so that `StableDiffusionPipeline` does not miss a safety checker.
+            Not used here; written to the config so that `StableDiffusionPipeline` does not expect a safety checker.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -126,7 +130,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     @property
     def classes(self) -> list[str]:
-        """The classes the model was trained on, sorted; empty if it does not say."""
+        """The classes the model was trained on, sorted; empty if they are not known."""
         return list(self.config.classes or ())
 
     def check_inputs(
@@ -143,11 +147,11 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         output_type="pil",
         callback_on_step_end_tensor_inputs=None,
     ):
-        """Raise a `ValueError` that names the first argument of [`~AnimalLDMPipeline.__call__`] that does not fit."""
+        """Raise a `ValueError` that names the first invalid argument of [`~AnimalLDMPipeline.__call__`]."""
         if height % self.vae_scale_factor or width % self.vae_scale_factor or min(height, width) <= 0:
             raise ValueError(
-                f"`height` and `width` must be positive multiples of {self.vae_scale_factor}, the factor by which the"
-                f" autoencoder shrinks a picture, but are {height} and {width}."
+                f"`height` and `width` must be positive multiples of {self.vae_scale_factor}, the autoencoder's"
+                f" downsampling factor, but are {height} and {width}."
             )
         if num_inference_steps < 1 or num_images_per_prompt < 1:
             raise ValueError(
@@ -164,24 +168,24 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         unknown = set(callback_on_step_end_tensor_inputs or ()) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` may hold {self._callback_tensor_inputs} but holds"
-                f" {sorted(unknown)} too."
+                f"`callback_on_step_end_tensor_inputs` may only hold {self._callback_tensor_inputs} but also holds"
+                f" {sorted(unknown)}."
             )
 
         if (prompt is None) == (prompt_embeds is None):
             found = "neither" if prompt is None else "both"
-            raise ValueError(f"Give exactly one of `prompt` and `prompt_embeds`; found {found}.")
+            raise ValueError(f"Pass exactly one of `prompt` and `prompt_embeds`; found {found}.")
         if prompt is not None:
             check_texts("prompt", prompt)
         if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise ValueError("Give at most one of `negative_prompt` and `negative_prompt_embeds`; found both.")
+            raise ValueError("Pass at most one of `negative_prompt` and `negative_prompt_embeds`; found both.")
         if negative_prompt is not None:
             check_texts("negative_prompt", negative_prompt)
             batch_size = self._batch_size(prompt, prompt_embeds)
             if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
                 raise ValueError(
                     f"`negative_prompt` must be one text for all prompts or one for each of the {batch_size}, but"
-                    f" {len(negative_prompt)} were given."
+                    f" {len(negative_prompt)} were passed."
                 )
         both_embeds = prompt_embeds is not None and negative_prompt_embeds is not None
         if both_embeds and negative_prompt_embeds.shape != prompt_embeds.shape:
@@ -207,18 +211,18 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         negative_prompt_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Embeddings of B prompts and of their negatives, each repeated `num_images_per_prompt` times.
+        Encode B prompts and their negative prompts, each repeated `num_images_per_prompt` times.
 
-        Warns of a prompt that is longer than the text encoder takes, and of one that names no class of the model.
+        Warns about prompts longer than the text encoder accepts, and about prompts that name no class of the model.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): B texts; None with `prompt_embeds`.
-            device (`torch.device`, *optional*): Where to, by default where the pipeline runs.
+            device (`torch.device`, *optional*): Device of the result, by default that of the pipeline.
             num_images_per_prompt (`int`): Copies of each embedding, next to each other.
-            do_classifier_free_guidance (`bool`): Whether negatives are wanted.
-            negative_prompt (`str` or `list[str]`, *optional*): One text for all or B texts, by default `""`.
-            prompt_embeds (`torch.Tensor`, *optional*): `(B, tokens, hidden size)` in place of `prompt`.
-            negative_prompt_embeds (`torch.Tensor`, *optional*): The same in place of `negative_prompt`.
+            do_classifier_free_guidance (`bool`): Whether to encode negative prompts.
+            negative_prompt (`str` or `list[str]`, *optional*): One text for all, or B texts; `""` by default.
+            prompt_embeds (`torch.Tensor`, *optional*): `(B, tokens, hidden size)` instead of `prompt`.
+            negative_prompt_embeds (`torch.Tensor`, *optional*): The same instead of `negative_prompt`.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: both `(B * num_images_per_prompt, tokens, hidden size)`; the
@@ -227,7 +231,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         device = device or self._execution_device
         batch_size = self._batch_size(prompt, prompt_embeds)
         if prompt_embeds is None:
-            self._warn_of_unknown_classes(prompt)
+            self._warn_about_unknown_classes(prompt)
             prompt_embeds = self._embed(prompt, self.tokenizer.model_max_length, device)
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             if not isinstance(negative_prompt, list):
@@ -249,20 +253,20 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             if len(ids) > length:
                 cut = self.tokenizer.decode(ids[length - 1 : -1])
                 logger.warning(
-                    f"The prompt {text!r} has {len(ids)} tokens, the text encoder takes {length}; this part is cut"
-                    f" off: {cut!r}."
+                    f"The prompt {text!r} has {len(ids)} tokens, but the text encoder accepts {length}; this part is"
+                    f" cut off: {cut!r}."
                 )
         padded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return self.text_encoder(padded.input_ids.to(device))[0]
 
-    def _warn_of_unknown_classes(self, prompts: str | list[str]) -> None:
+    def _warn_about_unknown_classes(self, prompts: str | list[str]) -> None:
         if not self.classes:
             return
         for prompt in dict.fromkeys([prompts] if isinstance(prompts, str) else prompts):
-            # "" asks for a picture of no class in particular; guidance needs a model that knows that too.
+            # "" asks for an image of no particular class, which the model has learned for guidance.
             if prompt and not any(names_class(prompt, class_name) for class_name in self.classes):
                 logger.warning(
-                    f"The prompt {prompt!r} names nothing that the model was trained on. It knows:"
+                    f"The prompt {prompt!r} names none of the classes the model was trained on:"
                     f" {', '.join(self.classes)}."
                 )
 
@@ -276,7 +280,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         )
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
-                f"`generator` must be one generator or a list of one for each of the {batch_size} pictures, but holds"
+                f"`generator` must be one generator or a list with one for each of the {batch_size} images, but holds"
                 f" {len(generator)}."
             )
         if latents is None:
@@ -286,7 +290,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         return latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
 
     def prepare_extra_step_kwargs(self, generator, eta):
-        """Those of `eta` and `generator` that the scheduler's `step` takes."""
+        """The ones among `eta` and `generator` that the scheduler's `step` accepts."""
         taken = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
 
@@ -353,67 +357,68 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         callback_on_step_end_tensor_inputs: Iterable[str] = ("latents",),
     ) -> AnimalLDMPipelineOutput | tuple:
         r"""
-        Draw pictures.
+        Generate images.
 
         Args:
             prompt (`str` or `list[str]`, *optional*):
-                What to draw; `""` draws from the whole of what the model has seen. Give this or `prompt_embeds`.
+                What to generate; `""` leaves the choice to the model. Pass either this or `prompt_embeds`.
             height (`int`, *optional*):
-                In pixels, a multiple of the autoencoder's factor; by default the size the UNet was trained at.
+                In pixels, a multiple of the autoencoder's downsampling factor; the UNet's training size by default.
             width (`int`, *optional*):
                 As `height`.
             num_inference_steps (`int`, defaults to 25):
-                Denoising steps: more take longer and draw better.
+                Denoising steps. More steps take longer and improve the images, up to a point.
             timesteps (`list[int]`, *optional*):
-                The training timesteps to visit, descending, in place of `num_inference_steps`, if the scheduler takes
-                them.
+                The training timesteps to visit, descending, instead of `num_inference_steps`; not every scheduler
+                supports it.
             sigmas (`list[float]`, *optional*):
-                The noise levels to visit, descending, in place of `num_inference_steps`, if the scheduler takes them.
+                The noise levels to visit, descending, instead of `num_inference_steps`; not every scheduler supports
+                it.
             guidance_scale (`float`, defaults to 3.0):
-                Weight of classifier-free guidance (arXiv 2207.12598): above 1 the pictures follow the prompt more
-                closely and vary less; at 1 or below there is no guidance and a step costs half.
+                Weight of classifier-free guidance (arXiv 2207.12598). Above 1, images follow the prompt more closely
+                and vary less; at 1 or below there is no guidance and a step costs half.
             guidance_rescale (`float`, defaults to 0.0):
-                Share, in [0, 1], in which the guided prediction takes the standard deviation of the conditional one
-                (arXiv 2305.08891, section 3.4); helps against overexposure.
+                How far, from 0 to 1, the guided prediction is rescaled to the conditional one's standard deviation
+                (arXiv 2305.08891, section 3.4); reduces overexposure.
             guidance_interval (`tuple[float, float]`, defaults to `(0.0, 1.0)`):
                 The part `[start, stop)` of the sampling steps that is guided (arXiv 2404.07724): step i of n, counted
-                from 0, the noisiest, is guided if `start <= i / n < stop`. The other steps take the conditional
-                prediction alone and cost half. Equal ends mean no guidance.
+                from 0, the noisiest, is guided if `start <= i / n < stop`. The other steps use the conditional
+                prediction alone and cost half. Equal ends turn guidance off.
             negative_prompt (`str` or `list[str]`, *optional*):
-                What to guide away from, by default `""`; one text for all prompts or one for each.
+                What to guide away from, `""` by default; one text for all prompts, or one for each.
             num_images_per_prompt (`int`, defaults to 1):
-                Pictures of each prompt.
+                Images per prompt.
             eta (`float`, defaults to 0.0):
                 η of DDIM (arXiv 2010.02502), in [0, 1]; other schedulers ignore it.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                Source of all noise: one for the batch, or one for each picture, which makes a picture independent of
-                the batch it is drawn in.
+                Source of all noise: one for the batch, or one for each image, which makes an image independent of the
+                rest of its batch.
             latents (`torch.Tensor`, *optional*):
                 The initial noise, standard normal, `(B, C, height / f, width / f)`.
             prompt_embeds (`torch.Tensor`, *optional*):
-                `(prompts, tokens, hidden size)` in place of `prompt`; see [`~AnimalLDMPipeline.encode_prompt`].
+                `(prompts, tokens, hidden size)` instead of `prompt`; see [`~AnimalLDMPipeline.encode_prompt`].
             negative_prompt_embeds (`torch.Tensor`, *optional*):
-                The same in place of `negative_prompt`.
+                The same instead of `negative_prompt`.
             output_type (`str`, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"` or `"latent"`; see [`AnimalLDMPipelineOutput`].
             return_dict (`bool`, defaults to `True`):
                 Whether to return [`AnimalLDMPipelineOutput`] or the tuple `(images,)`.
             cross_attention_kwargs (`dict`, *optional*):
-                Passed on to the UNet's attention processors.
+                Passed to the UNet's attention processors.
             callback_on_step_end (`Callable`, `PipelineCallback` or `MultiPipelineCallbacks`, *optional*):
                 Called after each step as `callback(pipe, step, timestep, tensors)`; what it returns replaces the
-                tensors. It ends the drawing early by setting `pipe._interrupt = True`.
+                tensors. Setting `pipe._interrupt = True` in it ends the denoising early.
             callback_on_step_end_tensor_inputs (`list[str]`, defaults to `["latents"]`):
                 Which of `latents`, `prompt_embeds` (under guidance preceded by the negative ones, along the batch)
-                and `negative_prompt_embeds` the callback gets.
+                and `negative_prompt_embeds` the callback receives.
 
         Examples:
 
         Returns:
-            [`AnimalLDMPipelineOutput`] or `tuple`: the pictures.
+            [`AnimalLDMPipelineOutput`] or `tuple`: the images.
 
         Raises:
-            `ValueError`: an argument does not fit the model or another argument.
+            `ValueError`: an argument is invalid, or does not fit the model or another argument.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
