@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -91,24 +94,13 @@ def find_captioner(model: str, revision: str | None = None) -> ModelFiles:
     Raises:
         InputError: no such model, not a captioner, an incomplete folder, or no connection to the Hub.
     """
+    check_name(model, revision)
     folder = Path(model)
     local = folder.is_dir()
-    if not local and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
-        raise InputError(
-            f"--model must be a folder or an id on the Hub such as owner/name; there is no folder {model}."
-        )
-    if local and not (folder / "config.json").is_file():
-        raise InputError(f"--model {model} is not a captioner: the folder has no config.json.")
-    # Without this, a missing tokenizer is made up by transformers.
-    if local and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(
-            f"--model {model} is incomplete: expected one of {', '.join(TOKENIZER_FILES)}. Copy the folder again."
-        )
-    if local and revision:
-        raise InputError(f"--revision is for models on the Hub, but --model {model} is a folder.")
-    options: dict[str, Any] = {} if local else {"revision": revision or "main"}
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False, **options)
+        # All files come from the commit that the first one comes from.
+        commit = "main" if local else Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+        config = AutoConfig.from_pretrained(model, revision=commit, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise loading_error(model, error) from error
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -116,24 +108,42 @@ def find_captioner(model: str, revision: str | None = None) -> ModelFiles:
             f"--model {model} is a model of type {config.model_type}, which does not write captions. Choose one that "
             "transformers loads as image-text-to-text, such as Salesforce/blip-image-captioning-base."
         )
-    commit = getattr(config, "_commit_hash", None)
-    if commit and not local:
-        options["revision"] = commit
+    options: dict[str, Any] = {"revision": commit, "trust_remote_code": False}
     try:
-        processor = AutoProcessor.from_pretrained(model, trust_remote_code=False, **options)
+        processor = AutoProcessor.from_pretrained(model, **options)
         if isinstance(processor, ProcessorMixin):
             image_processor, tokenizer = None, processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
         else:  # transformers answers with one of the two where no class joins them
             processor = None
-            image_processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False, **options)
-            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **options)
+            image_processor = AutoImageProcessor.from_pretrained(model, **options)
+            tokenizer = AutoTokenizer.from_pretrained(model, **options)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         raise loading_error(model, error) from error
     if not getattr(config, "is_encoder_decoder", False):
         tokenizer.padding_side = "left"  # text is generated after the last token
     name = folder.resolve().name if local else model
-    revision_there: str = folder_digest(folder) if local else options["revision"]
-    return ModelFiles(model, name, revision_there, config, processor, image_processor, tokenizer)
+    digest = folder_digest(folder) if local else commit
+    return ModelFiles(model, name, digest, config, processor, image_processor, tokenizer)
+
+
+def check_name(model: str, revision: str | None) -> None:
+    """Raise an `InputError` for what can be told without loading anything."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
+            raise InputError(
+                f"--model must be a folder or an id on the Hub such as owner/name; there is no folder {model}."
+            )
+        return
+    if revision:
+        raise InputError(f"--revision is for models on the Hub, but --model {model} is a folder.")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"--model {model} is not a captioner: the folder has no config.json.")
+    # Without this, a missing tokenizer is made up by transformers.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(
+            f"--model {model} is incomplete: expected one of {', '.join(TOKENIZER_FILES)}. Copy the folder again."
+        )
 
 
 def folder_digest(folder: Path) -> str:
@@ -165,6 +175,8 @@ def loading_error(model: str, error: Exception) -> InputError:
             f"--model {model} is not a local folder, and the Hub has no model of that name that you may read. Check "
             "the name; for a model with restricted access, log in with `hf auth login`."
         )
+    if any(isinstance(cause, RemoteEntryNotFoundError) for cause in causes):
+        return InputError(f"--model {model} is not a captioner that transformers loads: {message}")
     return InputError(
         f"--model {model} is not a local folder, and it cannot be fetched from the Hub: {message} Check the network "
         "connection, or pass a folder."
@@ -202,7 +214,7 @@ class Captioner:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
             raise loading_error(files.model, error) from error
         model, info = loaded
         missing = set(info["missing_keys"])

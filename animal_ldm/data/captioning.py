@@ -120,7 +120,10 @@ def caption_dataset(
     if state.is_main_process:
         captions = read_captions(work, folder)
         if not captions.keys() >= {photo.key for photo in chosen}:
-            raise InputError(f"Photos of {folder} changed while they were captioned. Run the same command again.")
+            raise InputError(
+                f"Captions are missing: photos of {folder} changed, or another run captioned them at the same time. "
+                "Run the same command again."
+            )
         result = finish(folder, photos, captions, files, settings)
         shutil.rmtree(work)
         if not any(work.parent.iterdir()):

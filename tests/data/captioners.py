@@ -40,8 +40,8 @@ from transformers import (
     ViTImageProcessor,
 )
 
-WORDS = "a an the zebra horse cat dog bird in on with at of field grass snow water small big white black two".split()
-TALK = "Describe this photo in one short sentence . : user assistant What does image describe ?".split()
+CAPTION = "a an the zebra horse cat dog bird in on with at of field grass snow water small big white black two"
+PROMPT = "Describe this photo in one short sentence . : user assistant What does image describe ?"
 
 SMALL: Any = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 # 24-pixel images in 9 patches. BLIP's own default for `initializer_range`, for weights that are loaded, is 1e-10.
@@ -58,12 +58,12 @@ CHAT_TEMPLATE = (
 
 def bert_tokenizer() -> BertTokenizer:
     """[CLS] is token 2, [SEP] 3, and [DEC], with which BLIP's captions begin, 5."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *CAPTION.split()]
     return BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, bos_token="[DEC]")
 
 
 def word_tokenizer(*special: str, **options: Any) -> PreTrainedTokenizerFast:
-    vocabulary = dict.fromkeys(["<pad>", "<unk>", "<s>", "</s>", *special, *WORDS, *TALK])
+    vocabulary = dict.fromkeys(["<pad>", "<unk>", "<s>", "</s>", *special, *CAPTION.split(), *PROMPT.split()])
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
