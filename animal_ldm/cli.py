@@ -10,6 +10,7 @@ from .errors import InputError
 # command -> (module, what it does). A module is imported when its command is called.
 COMMANDS = {
     "prepare": ("prepare", "photos -> captioned square images, split into train and validation"),
+    "caption": ("caption", "captions by a model for the photos of a prepared dataset"),
     "train-autoencoder": ("train_autoencoder", "square images -> an AutoencoderKL"),
     "train": ("train", "square images and an autoencoder -> a text-to-image pipeline"),
     "generate": ("generate", "a prompt -> images"),

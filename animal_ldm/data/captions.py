@@ -8,6 +8,8 @@ Articles and plurals are our own: the package `inflect` takes seconds to import 
 
 import hashlib
 
+from .records import NO_CAPTION, OWN, TEMPLATE, MetadataLine
+
 # (template, weight): every phrase is true of any photo of the class, whatever the animal does in it.
 ONE = (
     ("{a_name}", 4),
@@ -117,6 +119,29 @@ def caption(name: str, count: int, seed: int, photo: str) -> str:
     templates = ONE if count < 2 else COUNTED if count in NUMBERS else MANY
     phrases = [template for template, weight in templates for _ in range(weight)]
     draw = int.from_bytes(hashlib.sha256(f"caption {seed} {photo}".encode()).digest()[:8])
-    return phrases[draw % len(phrases)].format(
-        name=name, a_name=with_article(name), names=plural(name), number=NUMBERS.get(count)
+    return fill(phrases[draw % len(phrases)], name, count)
+
+
+def fill(template: str, name: str, count: int) -> str:
+    return template.format(name=name, a_name=with_article(name), names=plural(name), number=NUMBERS.get(count))
+
+
+def is_template(text: str, name: str) -> bool:
+    """Whether a template gives this text for the class `name`, with any number of animals."""
+    return bool(name) and any(
+        text == fill(template, name, count)
+        for templates, counts in ((ONE, (1,)), (COUNTED, NUMBERS), (MANY, (0,)))
+        for template, _ in templates
+        for count in counts
     )
+
+
+def caption_sources(line: MetadataLine) -> tuple[str, ...]:
+    """Where each caption of the line comes from (`MetadataLine.caption_sources`).
+
+    In folders of earlier versions, a caption that a template gives for the class counts as one from a template, and
+    every other caption as the user's own.
+    """
+    if line.caption_sources:
+        return line.caption_sources
+    return tuple(NO_CAPTION if not text else TEMPLATE if is_template(text, line.label) else OWN for text in line.texts)

@@ -1,5 +1,6 @@
 """The card of a prepared dataset, and the sheet of photos on it. All prose is in `dataset_card_template.md`."""
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from .records import SKIP_REASONS
 from .report import PreparationReport
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
+CAPTIONERS_TEMPLATE = Path(__file__).with_name("captioners_template.md")
+
+# The section on captioners, wherever somebody has moved it in the card.
+CAPTIONERS = re.compile("<!-- captioners -->.*?<!-- end of captioners -->\n", re.DOTALL)
 
 SHEET_COLUMNS = 8
 SHEET_ROWS = 60  # classes; a JPEG cannot be higher than 65,535 pixels
@@ -27,7 +32,8 @@ def dataset_card(report: PreparationReport) -> str:
     splits = [split for split, photos in (("train", report.train), ("validation", report.validation)) if photos]
     metadata = DatasetCardData(
         license=one_line(report.arguments.license or "unknown"),
-        language=["en"] if report.captions.templates and not report.captions.own else None,  # the templates' language
+        # The templates' language; what others wrote may be in any.
+        language=["en"] if report.captions.templates and not (report.captions.own or report.captioners) else None,
         task_categories=["text-to-image"],
         size_categories=[size_category(report.train + report.validation)],
         pretty_name=f"{one_line(report.source)}, prepared at {report.arguments.image_size} px",
@@ -45,7 +51,23 @@ def dataset_card(report: PreparationReport) -> str:
         largest=max(train, key=lambda name: train[name]),
         smallest=min(train, key=lambda name: train[name]),
         report=report,
+        captioners=Markdown(captioners_section(report) + "\n" if report.captioners else ""),
     )
+
+
+def captioners_section(report: PreparationReport) -> str:
+    """The Markdown about the models that wrote captions."""
+    return render(
+        CAPTIONERS_TEMPLATE.read_text(encoding="utf-8"), captioners=report.captioners, number=Markdown("{:,}").format
+    )
+
+
+def add_captioners(card: str, report: PreparationReport) -> str:
+    """A card that somebody has edited, with the section on captioners replaced or, if it has none, at its end."""
+    section = captioners_section(report)
+    if CAPTIONERS.search(card):
+        return CAPTIONERS.sub(lambda _: section, card)
+    return card.rstrip("\n") + "\n\n" + section
 
 
 def size_category(number: int) -> str:

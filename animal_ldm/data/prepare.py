@@ -24,7 +24,7 @@ from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
 from .duplicates import near_duplicates
 from .processing import Processing, process_photos, square_path
 from .reading import class_name, shown
-from .records import FileProblem, MetadataLine, Photo, PhotoRecord
+from .records import NO_CAPTION, OWN, TEMPLATE, FileProblem, MetadataLine, Photo, PhotoRecord
 from .report import (
     REPORT,
     CaptionCounts,
@@ -256,10 +256,13 @@ def choose_validation(photos: list[Photo], records: list[PhotoRecord], settings:
 
 def metadata_line(photo: Photo, record: PhotoRecord, seed: int) -> MetadataLine:
     """The photo's own captions; without any, one from a template if it has a class, else an empty text."""
-    texts = photo.texts
-    if not texts:
-        texts = (caption(photo.label, record.count, seed, record.digest) if photo.label else "",)
-    return MetadataLine(f"{folder_name(photo.label)}/{record.digest}.png", texts[0], photo.label, texts)
+    if photo.texts:
+        texts, sources = photo.texts, (OWN,) * len(photo.texts)
+    elif photo.label:
+        texts, sources = (caption(photo.label, record.count, seed, record.digest),), (TEMPLATE,)
+    else:
+        texts, sources = ("",), (NO_CAPTION,)
+    return MetadataLine(f"{folder_name(photo.label)}/{record.digest}.png", texts[0], photo.label, texts, sources)
 
 
 def folder_name(label: str) -> str:

@@ -4,6 +4,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+# Where a caption comes from: `MetadataLine.caption_sources`. Captions by a model have its name after the prefix.
+OWN = "own"
+TEMPLATE = "template"
+NO_CAPTION = "none"  # of the empty text
+MODEL_PREFIX = "model:"
+
 # Why a photo was skipped: `PhotoRecord.skipped` -> what the dataset card says.
 SKIP_REASONS = {
     "broken": "truncated or damaged",
@@ -91,12 +97,16 @@ class MetadataLine:
         text: the first caption; empty where the photo has neither caption nor class.
         label: class name; empty where the photo has no class.
         texts: all captions, `text` first. Folders of earlier versions lack it: they have one caption per photo.
+        caption_sources: where each of `texts` comes from: "own" (the user's), "template" (the class name in a
+            sentence), "model:NAME" (written by that model) or "none" (the empty text). Empty for folders of earlier
+            versions; `captions.caption_sources` tells then.
     """
 
     file_name: str
     text: str
     label: str
     texts: tuple[str, ...]
+    caption_sources: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, line: str) -> "MetadataLine":
@@ -120,7 +130,16 @@ class MetadataLine:
             raise ValueError("texts must be a list of strings")
         if texts[:1] != [text]:
             raise ValueError("text must be the first of texts")
-        return cls(file_name, text, label, tuple(texts))
+        sources = value.get("caption_sources")
+        sources = [] if sources is None else sources
+        if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
+            raise ValueError("caption_sources must be a list of strings")
+        if sources and len(sources) != len(texts):
+            raise ValueError("caption_sources must be as many as texts")
+        return cls(file_name, text, label, tuple(texts), tuple(sources))
 
     def json(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
+        fields = asdict(self)
+        if not self.caption_sources:
+            del fields["caption_sources"]
+        return json.dumps(fields) + "\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..files import write_json
 from .records import FileProblem
-from .settings import PreparationSettings
+from .settings import CaptioningSettings, PreparationSettings
 
 REPORT = "preparation_report.json"
 VERSION = 2  # version 1, without a number, had `licence`, and lacked the fields with a default below
@@ -39,6 +39,24 @@ class CaptionCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionerRecord:
+    """A model that wrote captions of the dataset.
+
+    Attributes:
+        name: its id on the Hub, or the name of its folder.
+        revision: its commit on the Hub, or "sha256:" and 16 digits of the digest of its files.
+        settings: what decides the captions beside the model.
+        photos, captions: the photos it described, and the captions they got from it.
+    """
+
+    name: str
+    revision: str
+    settings: CaptioningSettings
+    photos: int
+    captions: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreparationReport:
     """The content of `preparation_report.json`. It holds no times and nothing of the machine.
 
@@ -57,6 +75,7 @@ class PreparationReport:
         num_captions: captions of all used photos; more than photos where some have several.
         photos_without_text: used photos with neither class nor caption; their text is empty.
         source_problems: everything else in the source that was ignored or renamed.
+        captioners: the models that wrote captions, after the preparation.
     """
 
     arguments: PreparationSettings
@@ -77,6 +96,7 @@ class PreparationReport:
     num_captions: int = 0
     photos_without_text: int = 0
     source_problems: list[FileProblem] = field(default_factory=list)
+    captioners: list[CaptionerRecord] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         write_json(path, {"version": VERSION, **asdict(self)})
@@ -99,6 +119,10 @@ def read_report(path: Path) -> PreparationReport | None:
                 "skipped_files": {reason: read_problems(files) for reason, files in content["skipped_files"].items()},
                 "wrong_colour_profiles": read_problems(content["wrong_colour_profiles"]),
                 "source_problems": read_problems(content.get("source_problems", [])),
+                "captioners": [
+                    CaptionerRecord(**captioner | {"settings": CaptioningSettings(**captioner["settings"])})
+                    for captioner in content.get("captioners", [])
+                ],
             }
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

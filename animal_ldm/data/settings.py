@@ -1,4 +1,4 @@
-"""The settings that decide what a prepared dataset holds; its report records them."""
+"""The settings that decide what a prepared dataset holds and how it is captioned; its report records them."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -45,3 +45,46 @@ class PreparationSettings:
         ):
             if not holds:
                 raise InputError(f"--{name} must be {expected}, but is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptioningSettings:
+    """How a model writes captions, and which photos get them."""
+
+    # Instruction for the model, such as "Describe the animal and its surroundings in one sentence.". For BLIP and GIT,
+    # which take no instructions, the beginning of every caption ("a photo of"); for Florence-2 a task such as
+    # "<DETAILED_CAPTION>". Default: one short sentence; none for BLIP and GIT.
+    prompt: str | None = None
+    # Captions per photo. 1: the best by beam search. More: sampled at random, each from a seed of its own.
+    num_captions: int = 1
+    # Width of the beam search for one caption; 1 is greedy search, the fastest.
+    num_beams: int = 3
+    # With --num_captions above 1: the sampling temperature; lower is safer and less varied.
+    temperature: float = 1.0
+    # With --num_captions above 1: sample from the most likely tokens that make up this probability together.
+    top_p: float = 0.9
+    # Longest caption, in tokens of the model.
+    max_new_tokens: int = 50
+    # Put the class name before a caption that lacks it: "a zebra: a horse in a field".
+    keep_class: bool = False
+    # Caption the photos with captions of your own as well, after yours. Otherwise they are left as they are.
+    add_to_own: bool = False
+    # Keep the captions that other models wrote earlier. Otherwise the new ones replace them.
+    keep_others: bool = False
+    # Seed of the sampling, with --num_captions above 1.
+    seed: int = 0
+    # Number type of weights and activations; the small ones are for accelerators.
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def check(self) -> None:
+        """Raise an `InputError` for a value out of range."""
+        for name, holds, expected in (
+            ("num_captions", self.num_captions >= 1, "at least 1"),
+            ("num_beams", self.num_beams >= 1, "at least 1"),
+            ("temperature", self.temperature > 0, "above 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("prompt", self.prompt is None or self.prompt.strip(), "a text that is not empty"),
+        ):
+            if not holds:
+                raise InputError(f"--{name} must be {expected}, but is {getattr(self, name)!r}.")
