@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from .attributes import Attributes
 
 # Why a photo was skipped: `PhotoRecord.skipped` -> what the dataset card says.
 SKIP_REASONS = {
@@ -69,6 +71,7 @@ class PhotoRecord:
         boxes_of_other_classes: boxes in the photo's label file that are of another class.
         wrong_label_lines: what is wrong with the label file, with file and line.
         profile_problem: why the colour profile was ignored; empty where it was not.
+        attributes: what was measured; None without `--describe`.
     """
 
     skipped: str = ""
@@ -80,6 +83,13 @@ class PhotoRecord:
     boxes_of_other_classes: int = 0
     wrong_label_lines: list[str] = field(default_factory=list)
     profile_problem: str = ""
+    attributes: Attributes | None = None
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> "PhotoRecord":
+        """The record that `asdict` made these values of."""
+        attributes = values.get("attributes")
+        return cls(**values | {"attributes": attributes and Attributes.parse(attributes)})
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,14 @@ class MetadataLine:
         text: the first caption; empty where the photo has neither caption nor class.
         label: class name; empty where the photo has no class.
         texts: all captions, `text` first. Folders of earlier versions lack it: they have one caption per photo.
+        attributes: words measured by `prepare --describe`, "" for those that are not sure; None without it.
     """
 
     file_name: str
     text: str
     label: str
     texts: tuple[str, ...]
+    attributes: Attributes | None = None
 
     @classmethod
     def parse(cls, line: str) -> "MetadataLine":
@@ -120,7 +132,12 @@ class MetadataLine:
             raise ValueError("texts must be a list of strings")
         if texts[:1] != [text]:
             raise ValueError("text must be the first of texts")
-        return cls(file_name, text, label, tuple(texts))
+        attributes = value.get("attributes")
+        attributes = None if attributes is None else Attributes.parse(attributes)
+        return cls(file_name, text, label, tuple(texts), attributes)
 
     def json(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
+        values = asdict(self)
+        if self.attributes is None:
+            del values["attributes"]
+        return json.dumps(values) + "\n"
