@@ -29,7 +29,7 @@ class Attributes:
     """What can be said of a photo; "" where nothing is sure.
 
     Attributes:
-        colour: of the animal: one of `COLOURS` but green, or "black and white".
+        colour: of the animal: one of `ANIMAL_COLOURS`, or "black and white".
         background: colour of the surroundings: one of `COLOURS`.
         framing: "close-up" or "from afar"; only known where there are boxes.
         number: "two", "three" or "several"; only known where there are boxes.
@@ -89,11 +89,12 @@ COLOURS = {
     "blue": (Range((15, 88), (12, 130), (220, 292)), Range((8, 94), (7, 130), (205, 305))),
     "pink": (Range((50, 85), (28, 110), (-25, 25)), Range((40, 92), (16, 110), (-40, 32))),
 }
-# Green animals are rare; what looks green in the middle is mostly a leaf, or fur in the light of leaves.
-ANIMAL_COLOURS = tuple(name for name in COLOURS if name != "green")
+# Green animals are rare: what looks green in the middle is mostly a leaf, or fur in the light of leaves. What looks
+# pink is mostly a face.
+ANIMAL_COLOURS = tuple(name for name in COLOURS if name not in ("green", "pink"))
 OPPOSITE = {"black": "white", "white": "black"}
 # The share of a black, white or grey animal that must be typical: shade and light produce the others.
-TYPICAL_NEUTRAL = {"black": 0.52, "white": 0.5, "grey": 0.5}
+TYPICAL_NEUTRAL = {"black": 0.6, "white": 0.5, "grey": 0.5}
 
 MIN_CHROMA = 7  # of the most colourful tenth of a photo; below it the photo is black and white
 MIN_FIGURE, MAX_FIGURE = 0.05, 0.75  # of the square
@@ -133,13 +134,13 @@ def measure(image: np.ndarray, boxes: Sequence[Box] = ()) -> Attributes:
     scaled = [Box(b.left / width, b.top / height, b.right / width, b.bottom / height) for b in boxes]
     photo = see(image, scaled)
     background = colour = ""
-    if photo.chroma >= MIN_CHROMA:
+    if np.quantile(photo.chroma, 0.9) >= MIN_CHROMA:
         background = background_colour(photo)
         colour = animal_colour(photo, background)
     return Attributes(colour, background, framing(scaled), number(scaled))
 
 
-# --- what the boxes tell ----------------------------------------------------------------------------------------------
+# --- what the boxes tell ---------------------------------------------------------------------------------------------
 
 
 def framing(boxes: Sequence[Box]) -> str:
@@ -149,7 +150,7 @@ def framing(boxes: Sequence[Box]) -> str:
     whole = Box(0, 0, 1, 1)
     seen = union(boxes).within(whole)
     width, height = seen.right - seen.left, seen.bottom - seen.top
-    if len(boxes) == 1 and min(width, height) > 0.97:
+    if len(boxes) == 1 and min(width, height) > 0.985:
         return "close-up"
     return "from afar" if 0 < max(width, height) < 0.35 else ""
 
@@ -166,7 +167,7 @@ def union(boxes: Sequence[Box]) -> Box:
     return Box(min(lefts), min(tops), max(rights), max(bottoms))
 
 
-# --- what the pixels tell ---------------------------------------------------------------------------------------------
+# --- what the pixels tell --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,9 @@ class Seen:
 
     Attributes:
         lightness: of each pixel, (64, 64).
+        chroma: of each pixel, (64, 64).
         texture: standard deviation of the lightness within each pixel, (64, 64).
+        pattern: standard deviation of the lightness among the 4 x 4 pixels around, (64, 64).
         typical, possible: by colour word, which pixels have it, (64, 64).
         difference: of each pixel from the surroundings' nearest colour, (64, 64).
         core: the middle, where the animal must be, (64, 64).
@@ -183,12 +186,13 @@ class Seen:
         allowed: outside of it there is no animal: everything, or the boxes, (64, 64).
         border: the surroundings that a figure's colour must not have, (64, 64).
         ring: the surroundings whose colour is the background's, (64, 64).
-        chroma: of the most colourful tenth.
         boxes: "no"; "yes"; or "all" if they leave no surroundings.
     """
 
     lightness: np.ndarray
+    chroma: np.ndarray
     texture: np.ndarray
+    pattern: np.ndarray
     typical: dict[str, np.ndarray]
     possible: dict[str, np.ndarray]
     difference: np.ndarray
@@ -197,7 +201,6 @@ class Seen:
     allowed: np.ndarray
     border: np.ndarray
     ring: np.ndarray
-    chroma: float
     boxes: str
 
     def common(self, region: np.ndarray, typical: float, possible: float, among: Sequence[str] = ()) -> str:
@@ -228,7 +231,9 @@ def see(image: np.ndarray, boxes: Sequence[Box]) -> Seen:
             kind = "yes"
     return Seen(
         lightness=lab[..., 0],
+        chroma=lch[..., 1],
         texture=grey.std((1, 3)),
+        pattern=lab[..., 0].reshape(SIDE // 4, 4, SIDE // 4, 4).std((1, 3)).repeat(4, 0).repeat(4, 1),
         typical={name: typical.holds(lch) for name, (typical, _) in COLOURS.items()},
         possible={name: possible.holds(lch) for name, (_, possible) in COLOURS.items()},
         difference=difference(lab, main_colours(lab[ring][::2])),
@@ -237,7 +242,6 @@ def see(image: np.ndarray, boxes: Sequence[Box]) -> Seen:
         allowed=allowed,
         border=border,
         ring=ring,
-        chroma=float(np.quantile(lch[..., 1], 0.9)),
         boxes=kind,
     )
 
@@ -319,42 +323,54 @@ def plain(word: str, figure: np.ndarray, photo: Seen, by_contrast: bool) -> bool
         if min(share(photo.typical["black"], whole), share(photo.typical["white"], whole)) > 0.06:
             return False
     elif share(photo.typical[opposite], whole) > 0.04 or (
-        share(photo.possible[opposite], photo.wide) > 0.12 and share(photo.possible[opposite], photo.ring) < 0.6
+        share(photo.possible[opposite], photo.wide) > 0.08 and share(photo.possible[opposite], photo.ring) < 0.6
     ):
         return False
     strange = ~photo.possible[word] & photo.wide
-    if share(strange & (photo.difference > 14), photo.wide) > 0.35:
+    if share(strange & (photo.difference > 14), photo.wide) > (0.2 if word in TYPICAL_NEUTRAL else 0.35):
         return False
-    texture = np.median(photo.texture[figure])
-    if texture > 9:  # stripes
+    texture, pattern = np.median(photo.texture[figure]), np.median(photo.pattern[eroded(figure)])
+    if texture > 9 or pattern > 13:  # stripes and spots
+        return False
+    if word == "blue" and np.median(photo.chroma[figure]) < 16:  # black in the light of the sky
+        return False
+    if word == "red" and share(photo.possible["brown"] | photo.possible["orange"], photo.wide) > 0.25:  # a face
         return False
     if word not in TYPICAL_NEUTRAL:
         return True
     low, high = np.quantile(photo.lightness[figure], [0.1, 0.9])
-    if word == "grey" and (texture > 4 or high - low > 36):
+    # The brightest thing in a photo may be white and in the shade.
+    in_shade = np.quantile(photo.lightness, 0.97) - high < 10
+    if word == "grey" and max(share(photo.typical[name], photo.wide & ~photo.ring) for name in OPPOSITE) > 0.2:
         return False
-    if word == "black" and high > 39:
+    if word == "grey" and (in_shade or texture > 4 or pattern > 7 or high - low > 34):
+        return False
+    if word == "white" and (pattern > 7 or high - low > 32):
+        return False
+    if word == "black" and high > 36:
         return False
     if share(photo.typical[word], eroded(figure)) < TYPICAL_NEUTRAL[word]:
         return False
     return by_contrast or (
-        share(photo.possible[word], photo.core) >= 0.8
-        and share(photo.possible[word], photo.wide) >= 0.6
-        and share(strange & (photo.difference > 11), photo.wide) <= 0.15
+        share(photo.possible[word], photo.core) >= 0.86
+        and share(photo.possible[word], photo.wide) >= 0.68
+        and share(strange & (photo.difference > 11), photo.wide) <= 0.12
         and (opposite is None or share(photo.possible[opposite], photo.wide) <= 0.05)
     )
 
 
 def black_and_white(figure: np.ndarray, photo: Seen) -> bool:
     inner = eroded(figure)
-    neutral = photo.possible["black"] | photo.possible["white"] | photo.possible["grey"]
-    return share(neutral, inner) > 0.88 and all(
-        share(photo.possible[word], inner) > 0.2 and share(photo.typical[word], inner) > 0.12
-        for word in ("black", "white")
+    black, white = photo.possible["black"], photo.possible["white"]
+    return (
+        share(black | white | photo.possible["grey"], inner) > 0.88
+        and share(black | white, inner) > 0.65
+        and min(share(black, inner), share(white, inner)) > 0.22
+        and min(share(photo.typical["black"], inner), share(photo.typical["white"], inner)) > 0.14
     )
 
 
-# --- colours ----------------------------------------------------------------------------------------------------------
+# --- colours ---------------------------------------------------------------------------------------------------------
 
 
 def to_lab(image: np.ndarray) -> np.ndarray:
@@ -386,7 +402,7 @@ def difference(lab: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return np.sqrt((((lab[:, :, None] - colours) * LIGHTNESS_WEIGHT) ** 2).sum(-1).min(-1))
 
 
-# --- masks ------------------------------------------------------------------------------------------------------------
+# --- masks -----------------------------------------------------------------------------------------------------------
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> float:

@@ -88,8 +88,10 @@ class PhotoRecord:
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "PhotoRecord":
         """The record that `asdict` made these values of."""
-        attributes = values.get("attributes")
-        return cls(**values | {"attributes": attributes and Attributes.parse(attributes)})
+        record = cls(**values)
+        if record.attributes is not None:
+            record.attributes = Attributes.parse(record.attributes)
+        return record
 
 
 @dataclass(frozen=True)
