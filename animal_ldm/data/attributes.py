@@ -285,7 +285,7 @@ def animal_colour(photo: Seen, background: str) -> str:
     if words or word == background:
         return ""
     figure = max((figure for _, figure in told), key=lambda mask: int(mask.sum()))
-    return word if plain(word, figure, photo, by_contrast) else ""
+    return word if plain(word, figure, photo, background, by_contrast) else ""
 
 
 def of_an_animal(figure: np.ndarray, photo: Seen) -> bool:
@@ -312,7 +312,7 @@ def colours_of_the_middle(photo: Seen, background: str) -> list[tuple[str, np.nd
     return told
 
 
-def plain(word: str, figure: np.ndarray, photo: Seen, by_contrast: bool) -> bool:
+def plain(word: str, figure: np.ndarray, photo: Seen, background: str, by_contrast: bool) -> bool:
     """Whether the whole animal is of the colour `word`, rather than patterned, in shade or in glaring light.
 
     `by_contrast`: whether the figure was told by its contrast to the surroundings, not by its colour alone.
@@ -334,7 +334,7 @@ def plain(word: str, figure: np.ndarray, photo: Seen, by_contrast: bool) -> bool
         return False
     if word == "blue" and np.median(photo.chroma[figure]) < 16:  # black in the light of the sky
         return False
-    if word == "red" and share(photo.possible["brown"] | photo.possible["orange"], photo.wide) > 0.25:  # a face
+    if word == "red" and (photo.possible["brown"] | photo.possible["orange"]).mean() > 0.25:  # a face
         return False
     if word not in TYPICAL_NEUTRAL:
         return True
@@ -345,8 +345,14 @@ def plain(word: str, figure: np.ndarray, photo: Seen, by_contrast: bool) -> bool
         return False
     if word == "grey" and (in_shade or texture > 4 or pattern > 7 or high - low > 34):
         return False
+    if word == "white" and share(photo.possible["black"], whole) > 0.06:
+        return False
     if word == "white" and (pattern > 7 or high - low > 32):
         return False
+    if word != "black":  # patches that the surroundings have too
+        other = strange & ~photo.possible[background] if background else strange
+        if share(other, photo.wide) > (0.15 if background else 0.28):
+            return False
     if word == "black" and high > 36:
         return False
     if share(photo.typical[word], eroded(figure)) < TYPICAL_NEUTRAL[word]:
