@@ -76,7 +76,7 @@ class Range(NamedTuple):
 
 
 # Word -> (typical, possible): what everybody calls so, and what shade, light and fur make of it. Between them the
-# words leave gaps and overlap, as they do among people. Set by eye on 2,000 photos.
+# words leave gaps and overlap, as they do among people. Set by eye on photos of animals.
 COLOURS = {
     "black": (Range((0, 17), (0, 9)), Range((0, 30), (0, 13))),
     "white": (Range((75, 101), (0, 12)), Range((61, 101), (0, 18))),
@@ -119,7 +119,7 @@ TO_XYZ = np.array(
 
 
 def measure(image: np.ndarray, boxes: Sequence[Box] = ()) -> Attributes:
-    """Measure a square photo or a generated image. Takes about 5 ms.
+    """Measure a square photo or a generated image. Takes some 10 ms.
 
     Args:
         image: uint8 RGB, (H, W, 3); it is scaled to 128 x 128 pixels first.

@@ -92,7 +92,7 @@ def test_card_report_and_split_know_the_words(animals, tmp_path, capsys):
 def test_the_result_loads_as_an_image_folder(animals, tmp_path):
     prepare(animals, tmp_path / "out", "--describe")
     data = load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
-    colours = {row["attributes"]["colour"] for part in data.values() for row in part}
+    colours = {attributes["colour"] for part in data.values() for attributes in part["attributes"]}
     assert {"black", "white", "brown", ""} <= colours
 
 
