@@ -55,6 +55,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def print_summary(report: "PreparationReport", out: Path) -> None:
     print(f"{shown(out)}: {report.train} training photos, {report.validation} validation photos")
+    if report.attributes:
+        said = ", ".join(f"{kind} {sum(words.values())}" for kind, words in report.attributes.items())
+        print(f"  measured: {said}; {report.described} captions say so")
     for reason, number in report.skipped.items():
         print(f"  skipped {number}: {reason.replace('_', ' ')}")
     for number, problem in (

@@ -1,4 +1,4 @@
-"""Captions for photos that have none: templates over the class name, with its article and its plural.
+"""Captions for photos that have none: templates over the class name, and descriptions of measured attributes.
 
 A photo's caption is a pure function of (seed, photo), so neither order nor number of workers changes it. More than
 half of the captions are the three phrases that people type first: "a zebra", "zebra" and "a photo of a zebra".
@@ -8,6 +8,7 @@ Articles and plurals are our own: the package `inflect` takes seconds to import 
 
 import hashlib
 
+from .attributes import Attributes
 from .records import NO_CAPTION, OWN, TEMPLATE, MetadataLine
 
 # (template, weight): every phrase is true of any photo of the class, whatever the animal does in it.
@@ -35,6 +36,8 @@ MANY = (
     ("a photo of several {names}", 1),
 )
 NUMBERS = {2: "two", 3: "three"}
+# Around a description, such as "white horse on a green background".
+DESCRIBED = (("{described}", 5), ("a photo of {described}", 2))
 
 # "an" depends on the sound, not the letter: these begin with a vowel but sound like a consonant, or the reverse.
 CONSONANT_SOUNDS = ("eu", "ewe", "one", "uakari", "ugand", "uni", "ural", "usu")
@@ -145,3 +148,37 @@ def caption_sources(line: MetadataLine) -> tuple[str, ...]:
     if line.caption_sources:
         return line.caption_sources
     return tuple(NO_CAPTION if not text else TEMPLATE if is_template(text, line.label) else OWN for text in line.texts)
+
+
+def described_captions(name: str, attributes: Attributes, seed: int, photo: str) -> tuple[str, ...]:
+    """Captions with measured words beside the class name: "a white horse on a green background", "a lion, close-up".
+
+    Of one word there is one caption; of several, one with all of them and one with a random part. Without any word
+    but the number, which the templates say already, there is none. A pure function of its arguments, as `caption`.
+    """
+    said = [kind for kind in ("colour", "background", "framing") if getattr(attributes, kind)]
+    if not said:
+        return ()
+    draw = int.from_bytes(hashlib.sha256(f"described {seed} {photo}".encode()).digest()[:8])
+    subsets = [(1 << len(said)) - 1]  # one bit per word
+    if len(said) > 1:
+        draw, part = divmod(draw, subsets[0] - 1)
+        subsets.append(part + 1)
+    phrases = [template for template, weight in DESCRIBED for _ in range(weight)]
+    captions = []
+    for subset in subsets:
+        draw, template = divmod(draw, len(phrases))
+        words = {kind for bit, kind in enumerate(said) if subset >> bit & 1}
+        captions.append(phrases[template].format(described=describe(name, attributes, words)))
+    return tuple(captions)
+
+
+def describe(name: str, attributes: Attributes, kinds: set[str]) -> str:
+    """The class name with the words of some kinds, and with the number where it is known."""
+    animal = f"{attributes.colour} {name}" if "colour" in kinds else name
+    text = f"{attributes.number} {plural(animal)}" if attributes.number else with_article(animal)
+    if "background" in kinds:
+        text += f" on {with_article(attributes.background)} background"
+    if "framing" in kinds:
+        text += f", {attributes.framing}"
+    return text

@@ -13,18 +13,19 @@ import logging
 import os
 import shutil
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import write_bytes, write_json, write_text
-from .captions import caption, may_be_plural
+from .attributes import KINDS
+from .captions import caption, described_captions, may_be_plural
 from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
 from .duplicates import near_duplicates
 from .processing import Processing, process_photos, square_path
 from .reading import class_name, shown
-from .records import NO_CAPTION, OWN, TEMPLATE, FileProblem, MetadataLine, Photo, PhotoRecord
+from .records import ATTRIBUTES, NO_CAPTION, OWN, TEMPLATE, FileProblem, MetadataLine, Photo, PhotoRecord
 from .report import (
     REPORT,
     CaptionCounts,
@@ -76,7 +77,13 @@ def prepare(source_name: str, out: Path, settings: PreparationSettings, workers:
         begin(out, job)
         work = out / WORK_FOLDER
         processing = Processing(
-            source.reader, settings.image_size, settings.crop, settings.margin, work, not source.has_text
+            source.reader,
+            settings.image_size,
+            settings.crop,
+            settings.margin,
+            work,
+            without_text=not source.has_text,
+            describe=settings.describe,
         )
         records = process_photos(photos, processing, workers)
         report = finish(out, job, source, photos, records)
@@ -208,6 +215,8 @@ def finish(out: Path, job: Job, source: Source, photos: list[Photo], records: li
             move(photo.square, out / photo.split / photo.line.file_name)
     used.sort(key=lambda photo: photo.line.file_name)
     report = build_report(job, source, photos, records, validation)
+    if job.arguments.describe:
+        report = with_attributes(report, [photo.line for photo in used])
     report.write(work / REPORT)
     write_text(work / CARD, dataset_card(report))
     write_bytes(work / CONTACT_SHEET, contact_sheet(photos_by_class(used, list(report.classes), out)))
@@ -255,14 +264,18 @@ def choose_validation(photos: list[Photo], records: list[PhotoRecord], settings:
 
 
 def metadata_line(photo: Photo, record: PhotoRecord, seed: int) -> MetadataLine:
-    """The photo's own captions; without any, one from a template if it has a class, else an empty text."""
+    """The photo's own captions; without any, those made from its class; without a class, an empty text."""
     if photo.texts:
         texts, sources = photo.texts, (OWN,) * len(photo.texts)
     elif photo.label:
         texts, sources = (caption(photo.label, record.count, seed, record.digest),), (TEMPLATE,)
+        if record.attributes:
+            described = described_captions(photo.label, record.attributes, seed, record.digest)
+            texts, sources = texts + described, sources + (ATTRIBUTES,) * len(described)
     else:
         texts, sources = ("",), (NO_CAPTION,)
-    return MetadataLine(f"{folder_name(photo.label)}/{record.digest}.png", texts[0], photo.label, texts, sources)
+    file_name = f"{folder_name(photo.label)}/{record.digest}.png"
+    return MetadataLine(file_name, texts[0], photo.label, texts, sources, record.attributes)
 
 
 def folder_name(label: str) -> str:
@@ -326,6 +339,16 @@ def build_report(
         photos_without_text=captions["none"],
         source_problems=[*source.problems, *long_names(classes)],
     )
+
+
+def with_attributes(report: PreparationReport, lines: list[MetadataLine]) -> PreparationReport:
+    """The report with the counts of what `--describe` measured and wrote."""
+    words = Counter(word for line in lines if line.attributes for word in line.attributes.words().items())
+    attributes: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+    for (kind, word), number in sorted(words.items(), key=lambda item: (-item[1], item[0])):
+        attributes[kind][word] = number
+    described = sum(len(line.texts) for line in lines) - report.num_captions - report.photos_without_text
+    return replace(report, num_captions=report.num_captions + described, described=described, attributes=attributes)
 
 
 def long_names(classes: dict[str, Any]) -> list[FileProblem]:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from .attributes import Attributes
 from .reading import METADATA_BYTES, inside, read_regular, why
 from .records import MetadataLine
 
@@ -24,12 +25,14 @@ class PreparedSplit:
         files: paths of the photos below it.
         captions: all captions of each photo, at least one; "" is the only one of a photo without class and caption.
         labels: class names; "" for photos without a class.
+        attributes: measured words of each photo; None for photos prepared without `--describe`.
     """
 
     folder: Path
     files: tuple[str, ...]
     captions: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
+    attributes: tuple[Attributes | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -81,6 +84,7 @@ def load_split(prepared: str | Path, split: str) -> PreparedSplit:
         tuple(line.file_name for line in lines),
         tuple(line.texts for line in lines),
         tuple(line.label for line in lines),
+        tuple(line.attributes for line in lines),
     )
 
 

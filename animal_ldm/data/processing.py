@@ -17,10 +17,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from ..files import write_bytes, write_json
+from .attributes import measure
 from .duplicates import thumbnail
 from .folders import LabelFile
 from .photos import Box, SkippedPhoto, center_square, open_photo, pixel_digest, scale_square, square_around, visible
@@ -36,7 +38,7 @@ Chunk = tuple[int, list[Photo]]  # the index of the first photo, and the photos
 class Processing(NamedTuple):
     """What turns a photo into a square. `work` is the folder of squares and records.
 
-    Photos with neither class nor caption are used if `without_text`, else skipped.
+    Photos with neither class nor caption are used if `without_text`, else skipped. `describe`: measure attributes.
     """
 
     reader: Reader
@@ -45,6 +47,7 @@ class Processing(NamedTuple):
     margin: float
     work: Path
     without_text: bool = False
+    describe: bool = False
 
 
 def process_photos(photos: list[Photo], processing: Processing, workers: int) -> list[PhotoRecord]:
@@ -57,7 +60,7 @@ def process_photos(photos: list[Photo], processing: Processing, workers: int) ->
         for processed in process_chunks(left, processing, min(workers, len(left))):
             progress.update(processed)
     return [
-        PhotoRecord(**record)
+        PhotoRecord.parse(record)
         for start, _ in chunks
         for record in json.loads(record_path(work, start).read_text(encoding="utf-8"))
     ]
@@ -131,7 +134,8 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRe
     else:
         crop = center_square(*image.size)
     encoded = BytesIO()
-    scale_square(image, crop, processing.image_size).save(encoded, "PNG")
+    scaled = scale_square(image, crop, processing.image_size)
+    scaled.save(encoded, "PNG")
     write_bytes(square, encoded.getvalue())
     return PhotoRecord(
         digest=pixel_digest(image),
@@ -142,7 +146,19 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRe
         boxes_of_other_classes=others,
         wrong_label_lines=wrong_lines,
         profile_problem=profile_problem,
+        attributes=measure(np.asarray(scaled), in_square(boxes, crop, processing.image_size))
+        if processing.describe
+        else None,
     )
+
+
+def in_square(boxes: list[Box], crop: Box, image_size: int) -> list[Box]:
+    """Boxes of the photo in pixels of its square."""
+    scale = image_size / (crop.right - crop.left)
+    return [
+        Box(*((value - origin) * scale for value, origin in zip(box, (crop.left, crop.top) * 2, strict=True)))
+        for box in boxes
+    ]
 
 
 def read_boxes(file: LabelFile, label: str, image: Image.Image) -> tuple[list[Box], int, list[str]]:

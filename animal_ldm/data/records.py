@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from .attributes import Attributes
 
 # Where a caption comes from: `MetadataLine.caption_sources`. Captions by a model have its name after the prefix.
 OWN = "own"
 TEMPLATE = "template"
+ATTRIBUTES = "attributes"
 NO_CAPTION = "none"  # of the empty text
 MODEL_PREFIX = "model:"
 
@@ -75,6 +78,7 @@ class PhotoRecord:
         boxes_of_other_classes: boxes in the photo's label file that are of another class.
         wrong_label_lines: what is wrong with the label file, with file and line.
         profile_problem: why the colour profile was ignored; empty where it was not.
+        attributes: what was measured; None without `--describe`.
     """
 
     skipped: str = ""
@@ -86,6 +90,15 @@ class PhotoRecord:
     boxes_of_other_classes: int = 0
     wrong_label_lines: list[str] = field(default_factory=list)
     profile_problem: str = ""
+    attributes: Attributes | None = None
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> "PhotoRecord":
+        """The record that `asdict` made these values of."""
+        record = cls(**values)
+        if record.attributes is not None:
+            record.attributes = Attributes.parse(record.attributes)
+        return record
 
 
 @dataclass(frozen=True)
@@ -98,8 +111,10 @@ class MetadataLine:
         label: class name; empty where the photo has no class.
         texts: all captions, `text` first. Folders of earlier versions lack it: they have one caption per photo.
         caption_sources: where each of `texts` comes from: "own" (the user's), "template" (the class name in a
-            sentence), "model:NAME" (written by that model) or "none" (the empty text). Empty for folders of earlier
+            sentence), "attributes" (the class name with measured words), "model:NAME" (written by that model) or
+            "none" (the empty text). Empty for folders of earlier
             versions; `captions.caption_sources` tells then.
+        attributes: words measured by `prepare --describe`, "" for those that are not sure; None without it.
     """
 
     file_name: str
@@ -107,6 +122,7 @@ class MetadataLine:
     label: str
     texts: tuple[str, ...]
     caption_sources: tuple[str, ...] = ()
+    attributes: Attributes | None = None
 
     @classmethod
     def parse(cls, line: str) -> "MetadataLine":
@@ -136,10 +152,14 @@ class MetadataLine:
             raise ValueError("caption_sources must be a list of strings")
         if sources and len(sources) != len(texts):
             raise ValueError("caption_sources must be as many as texts")
-        return cls(file_name, text, label, tuple(texts), tuple(sources))
+        attributes = value.get("attributes")
+        attributes = None if attributes is None else Attributes.parse(attributes)
+        return cls(file_name, text, label, tuple(texts), tuple(sources), attributes)
 
     def json(self) -> str:
-        fields = asdict(self)
+        values = asdict(self)
         if not self.caption_sources:
-            del fields["caption_sources"]
-        return json.dumps(fields) + "\n"
+            del values["caption_sources"]
+        if self.attributes is None:
+            del values["attributes"]
+        return json.dumps(values) + "\n"

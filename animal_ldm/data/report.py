@@ -76,6 +76,8 @@ class PreparationReport:
         photos_without_text: used photos with neither class nor caption; their text is empty.
         source_problems: everything else in the source that was ignored or renamed.
         captioners: the models that wrote captions, after the preparation.
+        described: captions with measured words, which `num_captions` counts as well.
+        attributes: photos by measured word, by kind of word (the fields of `attributes.Attributes`).
     """
 
     arguments: PreparationSettings
@@ -97,9 +99,14 @@ class PreparationReport:
     photos_without_text: int = 0
     source_problems: list[FileProblem] = field(default_factory=list)
     captioners: list[CaptionerRecord] = field(default_factory=list)
+    described: int = 0
+    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        write_json(path, {"version": VERSION, **asdict(self)})
+        content = {"version": VERSION, **asdict(self)}
+        if not self.arguments.describe:  # the report of a preparation without it stays as it was before the option
+            del content["arguments"]["describe"], content["described"], content["attributes"]
+        write_json(path, content)
 
 
 def read_report(path: Path) -> PreparationReport | None:

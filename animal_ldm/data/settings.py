@@ -26,6 +26,9 @@ class PreparationSettings:
     val_fraction: float = 0.1
     # Seed of the split and of the captions.
     seed: int = 423432
+    # Measure words that are true of each square (colour of the animal, background, close-up, number) and add captions
+    # with them to photos captioned by a template: "a white horse on a green background". Makes no network requests.
+    describe: bool = False
     # License of the photos for the dataset card, as the Hub spells it (cc-by-4.0). Default: unknown.
     license: Annotated[str | None, tyro.conf.arg(aliases=["--licence"])] = None
     # Column with the images, for a dataset of the `datasets` library. Default: image.
