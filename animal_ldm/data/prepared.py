@@ -43,6 +43,11 @@ class PreparedSplit:
         return tuple(captions[0] for captions in self.captions)
 
     @property
+    def all_captions(self) -> tuple[str, ...]:
+        """All captions of all photos, in order, with repetitions."""
+        return tuple(text for captions in self.captions for text in captions)
+
+    @property
     def classes(self) -> list[str]:
         """Class names, the most common first, ties by name; `[""]` if no photo has a class."""
         counts = Counter(label for label in self.labels if label)

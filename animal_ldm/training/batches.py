@@ -56,10 +56,14 @@ class EncodedPhotos:
         features: np.ndarray | None = None,
     ):
         self.moments, self.captions, self.process, self.features = moments, captions, process, features
-        self.numbers = captions.numbers(split.texts)
+        # numbers[i, j]: caption j of photo i, of which there are counts[i]
+        self.counts = np.array([len(texts) for texts in split.captions])
+        self.numbers = np.zeros((len(self.counts), self.counts.max()), np.int64)
+        for photo, texts in enumerate(split.captions):
+            self.numbers[photo, : len(texts)] = captions.numbers(texts)
 
     def batch(self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float) -> Batch:
-        """The photos `chosen`, each with a random flip, latent, noise and timestep, some without their caption."""
+        """The photos `chosen`, each with a random flip, latent, noise, timestep and caption, some without caption."""
         count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
         flips = torch.randint(2, (count,), generator=generator).numpy()
         posterior_noise = torch.randn(shape, generator=generator)
@@ -67,9 +71,17 @@ class EncodedPhotos:
         timesteps = torch.randint(self.process.num_timesteps, (count,), generator=generator)
         dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
         latents = sample_latents(self.moments[chosen], flips, posterior_noise, self.process.scaling_factor)
-        captions = self.captions.table[np.where(dropped, 0, self.numbers[chosen])]
+        numbers = self.numbers[chosen, self._views(chosen, generator)]
+        captions = self.captions.table[np.where(dropped, 0, numbers)]
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
         return Batch(latents, noise, timesteps, torch.from_numpy(captions), features)
+
+    def _views(self, chosen: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Which of its captions each photo gets, int64 `(B,)`. Without a choice, nothing is drawn."""
+        if self.numbers.shape[1] == 1:
+            return np.zeros(len(chosen), np.int64)
+        shares = torch.rand(len(chosen), generator=generator, dtype=torch.float64).numpy()
+        return (shares * self.counts[chosen]).astype(np.int64)
 
     def validation_batch(self, seed: int, most: int = 1024) -> Batch:
         """The same at every call: posterior means, no flips, all captions, timesteps spread evenly.

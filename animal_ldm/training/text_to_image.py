@@ -80,7 +80,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
 
     # everything that may have to be downloaded comes first
-    networks = load_networks(arguments, train_split.texts, device)
+    networks = load_networks(arguments, train_split.all_captions, device)
     autoencoder = autoencoder_record(arguments.vae)
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if networks.projector else None
     extractor = (
@@ -213,7 +213,7 @@ def encode_photos(
 ) -> tuple[EncodedPhotos, EncodedPhotos]:
     """Training and validation photos as latents with captions; everything slow is computed once and cached."""
     vae, unet = networks.vae, networks.unet
-    texts = (*train_split.texts, *validation_split.texts)
+    texts = (*train_split.all_captions, *validation_split.all_captions)
     captions = Captions(cache, texts, networks.tokenizer, networks.text_encoder, frozen=not networks.text_is_trained)
     process = DiffusionProcess(vae.config.scaling_factor, arguments.num_ddpm_steps)
     moments, validation_moments = (

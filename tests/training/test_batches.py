@@ -1,0 +1,65 @@
+"""Which caption a photo gets: each of its own equally often, as a function of the generator alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from animal_ldm.data.prepared import PreparedSplit
+from animal_ldm.training.batches import DiffusionProcess, EncodedPhotos
+from animal_ldm.training.cache import Cache
+from animal_ldm.training.text import Captions
+from tests.conftest import tiny_text_encoder, tiny_tokenizer
+
+CAPTIONS = (("a lion",), ("a zebra", "two zebras", "a zebra, close-up"), ("",))
+
+
+@pytest.fixture
+def encoded(tmp_path):
+    def build(captions: tuple[tuple[str, ...], ...]) -> EncodedPhotos:
+        split = PreparedSplit(Path("photos"), tuple("abc"), captions, ("lion", "zebra", ""))
+        tokenizer = tiny_tokenizer()
+        table = Captions(
+            Cache(Accelerator(), tmp_path), split.all_captions, tokenizer, tiny_text_encoder(tokenizer), frozen=False
+        )
+        moments = np.random.default_rng(0).normal(size=(3, 2, 2, 4, 8, 8)).astype(np.float16)
+        return EncodedPhotos(split, moments, table, DiffusionProcess(1.0, 1000))
+
+    return build
+
+
+def texts_of(photos: EncodedPhotos, chosen: list[int], seed: int, dropout: float = 0.0) -> list[str]:
+    batch = photos.batch(np.array(chosen), torch.Generator().manual_seed(seed), dropout)
+    known = {tuple(photos.captions.table[number]): text for text, number in photos.captions.index.items()}
+    return [known[tuple(ids.tolist())] for ids in batch.captions]
+
+
+def test_every_caption_of_a_photo_is_used_equally_often(encoded):
+    texts = texts_of(encoded(CAPTIONS), [1] * 3000, seed=0)
+    counts = {text: texts.count(text) for text in CAPTIONS[1]}
+    assert sum(counts.values()) == 3000
+    assert all(900 < count < 1100 for count in counts.values())
+
+
+def test_photos_keep_their_own_captions(encoded):
+    photos = encoded(CAPTIONS)
+    for seed in range(20):
+        lion, zebra, unknown = texts_of(photos, [0, 1, 2], seed)
+        assert (lion, unknown) == ("a lion", "") and zebra in CAPTIONS[1]
+        assert texts_of(photos, [0, 1, 2], seed) == [lion, zebra, unknown]
+    assert texts_of(photos, [0, 1, 2], 0, dropout=1.0) == ["", "", ""]
+
+
+def test_one_caption_each_draws_nothing(encoded):
+    """So that datasets of earlier versions give the same batches as before."""
+    generator = torch.Generator().manual_seed(0)
+    encoded((("a lion",), ("a zebra",), ("",))).batch(np.arange(3), generator, 0.1)
+    expected = torch.Generator().manual_seed(0)
+    torch.randint(2, (3,), generator=expected)
+    torch.randn((3, 4, 8, 8), generator=expected)
+    torch.randn((3, 4, 8, 8), generator=expected)
+    torch.randint(1000, (3,), generator=expected)
+    torch.rand(3, generator=expected)
+    assert torch.equal(generator.get_state(), expected.get_state())
