@@ -385,9 +385,9 @@ def from_version_1(content: dict) -> dict:
     }
 
 
-def metrics_from_version_1(metrics: list[dict]) -> Iterator[dict]:
+def metrics_from_version_1(metrics: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for metric in metrics:
-        metric = metric | {"note": metric["note"] and NOTES.get(metric["name"], metric["note"])}
+        metric = {**metric, "note": metric["note"] and NOTES.get(metric["name"], metric["note"])}
         if metric["name"] == "faithfulness":
             metric |= {"name": "prompt_accuracy", "label": "prompt accuracy"}
         if metric["name"] == "frechet_distance_infinity":
