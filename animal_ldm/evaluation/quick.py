@@ -10,7 +10,8 @@ from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling
 from .features import Measurer
 from .images import images_of_split
-from .metrics import frechet_distance_of_features, kernel_distance
+from .kernel_distance import kernel_distance
+from .metrics import frechet_distance_of_features
 from .report import small_sample_note
 from .results import ExtractorInfo
 from .samples import CachedSampler, classes_of_samples

@@ -18,7 +18,8 @@ from ..perceptual import PerceptualDistance
 from ..pixels import to_model_range, to_uint8
 from .features import FeatureSet, Measurer
 from .images import Images
-from .metrics import frechet_distance_of_features, kernel_distance
+from .kernel_distance import kernel_distance
+from .metrics import frechet_distance_of_features
 from .report import Reference, share_recognised, small_sample_note
 from .results import AutoencoderResult
 

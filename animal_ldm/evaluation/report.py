@@ -13,15 +13,14 @@ from accelerate import PartialState
 
 from ..sampling import Sampling
 from .features import FeatureSet
+from .kernel_distance import KernelDistance, kernel_distance
 from .memorisation import Memorisation, memorisation
 from .metrics import (
     Extrapolation,
     Gaussian,
-    KernelDistance,
     fd_infinity,
     fit_gaussian,
     frechet_distance_of_gaussians,
-    kernel_distance,
     neighbourhoods,
 )
 from .neighbours import nearest

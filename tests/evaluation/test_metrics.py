@@ -20,6 +20,7 @@ from animal_ldm.evaluation import metrics
 from animal_ldm.evaluation.extractors import load_extractor
 from animal_ldm.evaluation.features import Measurer
 from animal_ldm.evaluation.images import images_of_folder
+from animal_ldm.evaluation.kernel_distance import kernel_distance
 from animal_ldm.evaluation.metrics import (
     Gaussian,
     density_coverage,
@@ -28,7 +29,6 @@ from animal_ldm.evaluation.metrics import (
     frechet_distance,
     frechet_distance_of_features,
     frechet_distance_of_gaussians,
-    kernel_distance,
     mean_and_covariance,
     neighbourhoods,
     precision_recall,
