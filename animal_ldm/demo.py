@@ -201,6 +201,16 @@ def wrong_number(value: float | None, least: int, most: float, whole: bool = Tru
     return f"This must be a {'whole ' if whole else ''}number from {least} to {most:,.0f}."
 
 
+def wrong_numbers(number, seed, guidance, steps) -> tuple[str, str, str, str]:
+    """As `wrong_number`, of every number on the page."""
+    return (
+        wrong_number(number, 1, MOST_IMAGES),
+        wrong_number(seed, 0, LARGEST_SEED),
+        wrong_number(guidance, 1, MOST_GUIDANCE, whole=False),
+        wrong_number(steps, 1, MOST_STEPS),
+    )
+
+
 def generate(
     pipeline: Any,
     prompt: str,
@@ -243,6 +253,16 @@ def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict)
         yield str(file), f"seed {seed + i}"
 
 
+def show_results(card: Card) -> None:
+    """The results of the card, text and images in turn."""
+    for text, image in card.results:
+        gr.Markdown(text, elem_classes="results")
+        if image:
+            gr.Image(image, show_label=False, interactive=False, buttons=["fullscreen"], height=480)
+    if not card.results:
+        gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
+
+
 def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], card: Card) -> gr.Blocks:
     """The page.
 
@@ -254,14 +274,8 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
     pipeline.set_progress_bar_config(disable=True)
 
     def check(prompt, number, seed, guidance, steps):
-        messages = (
-            wrong_prompt(pipeline, prompt),
-            wrong_number(number, 1, MOST_IMAGES),
-            wrong_number(seed, 0, LARGEST_SEED),
-            wrong_number(guidance, 1, MOST_GUIDANCE, whole=False),
-            wrong_number(steps, 1, MOST_STEPS),
-        )
-        return [gr.validate(not message, message) for message in messages]
+        wrong = (wrong_prompt(pipeline, prompt), *wrong_numbers(number, seed, guidance, steps))
+        return [gr.validate(not message, message) for message in wrong]
 
     def on_generate(prompt, number, seed, guidance, steps, progress=gr.Progress()):  # noqa: B008 - gradio's way
         def on_step(done: int) -> None:
@@ -310,12 +324,7 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
                 )
         with gr.Tab("Results"):
-            for text, image in card.results:
-                gr.Markdown(text, elem_classes="results")
-                if image:
-                    gr.Image(image, show_label=False, interactive=False, buttons=["fullscreen"], height=480)
-            if not card.results:
-                gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
+            show_results(card)
 
         roll = f"() => Math.floor(Math.random() * {LARGEST_SEED + 1})"
         dice.click(None, None, seed, js=roll, api_visibility="private")
