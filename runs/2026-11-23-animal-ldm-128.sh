@@ -4,8 +4,8 @@
 #
 # Check out 92332d9 to run this (git worktree add ../animal-ldm-92332d9 92332d9; call it there): the options are those of
 # that commit, which holds the finished model and the code of a4cda85. The stages themselves ran while the code was being
-# written. By the dates of the commits and the options in the reports: stage 1 between 66a671f and 1e0a43b, stages 2 and 3
-# on about fc2f536, stages 4 and 5 on about aa4635e, the rest on a4cda85. Figures, and what else was tried: runs/LOG.md.
+# written. By the dates of the commits and the options in the reports: stage 1 between 66a671f and 1e0a43b, stages 2 and
+# 3 on about fc2f536, stages 4 and 5 on about aa4635e, the rest on a4cda85. Figures, and what else was tried: runs/LOG.md.
 #
 # RECONSTRUCTED afterwards; never run in one piece. The commands themselves were not kept.
 #   from models/animal-ldm-128/training_report.json: all arguments of stages 2 and 4 and of the last parts of stages 1
@@ -13,8 +13,8 @@
 #   from runs/LOG.md: the parts of stage 1, what ran side by side and on which cores, the evaluation
 #   from runs/release.sh of that day (git show a4cda85:runs/release.sh): preparing, the MALLOC_ variables, push, examples
 #   assumed, and marked with "assumed" below: what none of these tell
-# Checked: parsed by the code of 92332d9, the last commands of stages 1, 2, 4 and 5 give the arguments in the report, except
-# for names of folders and files and --resume of stage 4.
+# Checked: parsed by the code of 92332d9, the last commands of stages 1, 2, 4 and 5 give the arguments in the report,
+# except for names of folders and files and --resume of stage 4.
 # Not reproduced: stage 4 was stopped and resumed at least once; where is not recorded. Later code, bf16 and other
 # machines change the last bits, so expect a model like the released one, not the same file.
 set -euo pipefail
@@ -88,7 +88,7 @@ wait "$stage2"
     --discriminator features --validate_every 1000 &
 stage4=$!
 # Stage 5: the UNet continues to 636,992 images, 73 minutes
-# (assumed: --vae and --scheduler of this part; the weights do not depend on them, because all decoders share the latents)
+# (assumed: --vae and --scheduler of this part; weights do not depend on them, for all decoders share the latents)
 "${three_cores[@]}" "${unet[@]}" --vae "$out/autoencoder" --num_epochs 64 --resume
 wait "$stage4"
 # ... and takes over the new decoder and the scheduler: no training, 3 seconds, four threads.

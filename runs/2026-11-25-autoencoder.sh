@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The autoencoder of the next release, with 12 latent channels, as it was trained: with the code and the option names of
-# commit c539e57 (widen_latents.py is tidied since; its random numbers come in another order).
+# commit c539e57, with runs/widen_latents.py copied in and adapted (it is tidied here; its random numbers differ in order).
 # usage: runs/2026-11-25-autoencoder.sh PHOTOS SQUEEZENET.safetensors START_VAE OUT
 # START_VAE: an AutoencoderKL with 8 channels, of which channels 1 and 6 carry nothing (runs/LOG.md). One core, 1.9 hours.
 set -euo pipefail
