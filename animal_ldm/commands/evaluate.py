@@ -75,8 +75,6 @@ def check(arguments: EvaluateArguments) -> None:
         if (value := getattr(arguments, name)) < least:
             raise InputError(f"--{name} must be at least {least}, but is {value}.")
     arguments.check()
-    if not math.isfinite(arguments.guidance_scale):
-        raise InputError(f"--guidance_scale must be a finite number, but is {arguments.guidance_scale}.")
     if is_image_folder(arguments.model) and (arguments.repeats > 1 or arguments.sweep or arguments.reconstructions):
         raise InputError(
             f"{arguments.model} is a folder of images: --repeats, --sweep and --reconstructions need a pipeline."

@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import write_json
 from ..sampling import Sampling
 
 SCHEMA_VERSION = 2
@@ -239,8 +239,7 @@ class Results:
         Raises:
             ValueError: a number is NaN or infinite, which JSON cannot hold.
         """
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(path, text + "\n")
+        write_json(path, asdict(self))
 
     def check(self) -> None:
         """Refuse results that could mislead.

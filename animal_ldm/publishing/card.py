@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ..evaluation.results import BASELINE
+from ..evaluation.table import number
 from ..markdown import Markdown, one_line, render
 from .architecture import Architecture
 from .costs import Costs, training_costs
@@ -24,7 +25,6 @@ from .evaluations import (
     measures_copying,
     measures_fid,
     notes,
-    number,
     percent,
     table_rows,
     trained_against,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from huggingface_hub import EvalResult
 
 from ..evaluation.results import BASELINE, ClassResult, ExtractorInfo, Metric, Results
+from ..evaluation.table import number
 from ..markdown import one_line
 from .training_record import TrainingRecord
 
@@ -80,12 +81,6 @@ class Row:
     @property
     def headline(self) -> bool:
         return (self.metric.name, self.metric.k) in HEADLINES
-
-
-def number(value: float | None, std: float | None = None) -> str:
-    if value is None:
-        return NOT_MEASURED
-    return f"{value:.4g}" + (f" ± {std:.2g}" if std is not None else "")
 
 
 def percent(value: float | None) -> str:

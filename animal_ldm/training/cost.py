@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import InputError
-from ..released import model_folder
+from ..released import is_pipeline_folder, model_folder
 
 NOT_MEASURED = "not measured"
 WHOLE_MACHINE = "whole machine"
@@ -152,7 +152,7 @@ def autoencoder_record(vae: str) -> dict | None:
     if not (folder / "vae").is_dir() or not (folder / "training_report.json").is_file():
         return None
     report = json.loads((folder / "training_report.json").read_text(encoding="utf-8"))
-    if (folder / "model_index.json").exists():
+    if is_pipeline_folder(folder):
         return report.get("autoencoder")
     last = [entry for entry in report["history"] if "validation/psnr" in entry][-1]
     record = {name: report[name] for name in AUTOENCODER_FIELDS}
