@@ -145,6 +145,9 @@ class PipelineOptions:
     # UNet: a new one of size tiny, small, medium or large (4, 11, 42 or 75 million parameters) or of a config.json; or
     # trained weights to start from (Hub id or folder).
     unet: str = "medium"
+    # Pipeline of another run, folder or Hub id, to start from: this run takes its UNet in place of --unet, and with
+    # --text_encoder scratch also the weights of its text encoder; words that it does not know start at random.
+    fork: str | None = None
     # Dropout in the residual blocks of a new UNet of one of the four sizes.
     dropout: float = 0.0
     # Scheduler of the saved pipeline, also used for sample grids. To change it in a finished run, pass another one

@@ -13,6 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..digest import weights_digest
+from ..errors import InputError
 from ..loading import load_component
 from .cache import Cache, fingerprint
 
@@ -69,6 +70,36 @@ def load_text_encoder(name: str, captions: Sequence[str]) -> tuple[CLIPTokenizer
         return tokenizer, build_text_encoder(tokenizer)
     tokenizer = load_component(CLIPTokenizer, name, "tokenizer")
     return tokenizer, load_component(CLIPTextModel, name, "text_encoder")
+
+
+def take_over(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, old_tokenizer: CLIPTokenizer, old_encoder: CLIPTextModel
+) -> int:
+    """Give a new text encoder the weights of an older one, token by token. Returns how many tokens it lacks.
+
+    Raises:
+        InputError: the encoders differ in more than their vocabulary.
+    """
+    name = "embeddings.token_embedding.weight"
+    state, old = text_encoder.state_dict(), old_encoder.state_dict()
+    (key,) = [key for key in state if key.endswith(name)]
+    rest = {other: weights for other, weights in old.items() if other != key}
+    expected = {other: tuple(weights.shape) for other, weights in state.items() if other != key}
+    if {other: tuple(weights.shape) for other, weights in rest.items()} != expected:
+        raise InputError(
+            "The text encoder to start from has another architecture than the small one that --text_encoder scratch"
+            " makes. Pass --text_encoder with its folder to use it frozen."
+        )
+    known = old_tokenizer.get_vocab()
+    embeddings = state[key].clone()
+    missing = 0
+    for token, number in tokenizer.get_vocab().items():
+        if token in known:
+            embeddings[number] = old[key][known[token]]
+        else:
+            missing += 1
+    text_encoder.load_state_dict({**rest, key: embeddings})
+    return missing
 
 
 class Captions:

@@ -49,7 +49,7 @@ from .objective import (
 )
 from .run import Run, accumulate, learning_rate_schedule, start_accelerator
 from .stream import ImageStream, step_generator, step_seed
-from .text import Captions, load_text_encoder
+from .text import Captions, load_text_encoder, take_over
 from .validation import BestWeights, inference, sample_grid, save_pipeline, validation_loss
 
 logger = logging.getLogger(__name__)
@@ -163,10 +163,13 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
     tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, texts)
     text_is_trained = arguments.text_encoder == "scratch"
+    if arguments.fork is not None and text_is_trained:
+        missing = take_over(tokenizer, text_encoder, *load_text_encoder(arguments.fork, ()))
+        logger.info("%d of %d tokens are not in %s; they start at random", missing, len(tokenizer), arguments.fork)
     text_encoder.to(device).train(text_is_trained).requires_grad_(text_is_trained)
     latent_size = arguments.image_size // downsample_factor(vae)
     unet = load_unet(
-        arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
+        arguments.fork or arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
     ).train()
     use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:
@@ -180,7 +183,7 @@ def identity_of(arguments: TrainingArguments, train_split: PreparedSplit, networ
     return {
         "data": train_split.fingerprint,
         "vae": encoder_digest(networks.vae),
-        "unet": arguments.unet,
+        "unet": arguments.fork or arguments.unet,
         "aligned": networks.projector is not None,
     }
 
