@@ -123,6 +123,14 @@ def load_unet(
     else:
         new = f"a new UNet needs no download: --unet {', '.join(UNETS)}"
         unet = load_component(UNet2DConditionModel, name, "unet", offline=new)
+    check_unet(unet, f"--unet {name}", latent_size, latent_channels, cross_attention_dim)
+    return unet
+
+
+def check_unet(
+    unet: UNet2DConditionModel, name: str, latent_size: int, latent_channels: int, cross_attention_dim: int
+) -> None:
+    """Raise an `InputError` unless a UNet fits the autoencoder and the text encoder."""
     expected = {
         "sample_size": latent_size,
         "in_channels": latent_channels,
@@ -132,10 +140,9 @@ def load_unet(
     found = {key: unet.config[key] for key in expected}
     if found != expected:
         raise InputError(
-            f"--unet {name} does not fit the autoencoder and the text encoder: expected a UNet with {expected}, but it"
-            f" has {found}. Choose another UNet, autoencoder or text encoder."
+            f"{name} does not fit the autoencoder and the text encoder: expected a UNet with {expected}, but it has"
+            f" {found}. Choose another UNet, autoencoder or text encoder."
         )
-    return unet
 
 
 def use_attention(unet: UNet2DConditionModel, attention: str, device: torch.device) -> None:

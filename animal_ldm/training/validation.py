@@ -7,7 +7,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
 from ..files import cache_root, without_nan, write_json
 from ..pipeline_animal_ldm import AnimalLDMPipeline
-from ..sampling import sample_images
+from ..sampling import Sampling, sample_images
 from .arguments import TrainingArguments
 from .batches import Batch
 from .objective import Denoiser, diffusion_loss, training_target
@@ -69,9 +69,16 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
 
     The text encoder stays float32, because transformers would load it in the number type it was saved in.
     """
-    networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
+    networks = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "vae")}
+    for network in networks.values():
+        # diffusers' own `to` warns of layers to be kept in float32, even where there are none
+        torch.nn.Module.to(network, getattr(torch, dtype))
     components = {**pipeline.components, **networks}
     AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
+
+
+# Arguments that decide what a kernel distance means: once one is changed, earlier distances are not comparable.
+MEASURED_WITH = ("eval_images", "eval_extractor", "extractor_weights", *(field.name for field in fields(Sampling)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class BestWeights:
         found = quick_evaluation(self.pipeline, arguments.data, measurer, settings)
         if not run.accelerator.is_main_process:
             return
-        earlier = run.values("evaluation/kernel_distance")
+        earlier = run.values("evaluation/kernel_distance", of=MEASURED_WITH)
         run.announce(
             {
                 "evaluation/kernel_distance": found.kernel_distance,
