@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,7 +15,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from ..files import cache_root
+from ..files import cache_root, file_sha256
+
+logger = logging.getLogger(__name__)
+
+DIGEST = "array.npy.sha256"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -45,8 +50,8 @@ class Cache:
         """Read-only memory map of `shape`, filled by `compute(start, stop)` the first time.
 
         The array lives in `folder/<key>/`, which appears once the array is complete. What an interrupted run left
-        behind is deleted and computed again; runs that compute the same array at the same time do not disturb each
-        other.
+        behind is deleted and computed again, and so is an array that no longer has the digest it was written with;
+        runs that compute the same array at the same time do not disturb each other.
 
         Args:
             key: fingerprint of everything that `compute` depends on.
@@ -56,7 +61,8 @@ class Cache:
         """
         final = self.folder / key
         # one decides for all: another run may complete the array at any moment
-        (missing,) = broadcast_object_list([not (final / "array.npy").is_file()])
+        missing = self.accelerator.is_main_process and not self._is_whole(final, tuple(shape), np.dtype(dtype))
+        (missing,) = broadcast_object_list([missing])
         if missing:
             (writer,) = broadcast_object_list([os.getpid()])
             partial = final.with_name(f"{key}.{writer}.partial")
@@ -72,6 +78,23 @@ class Cache:
             self.accelerator.wait_for_everyone()
         return np.load(final / "array.npy", mmap_mode="r")
 
+    @staticmethod
+    def _is_whole(final: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+        """Whether the array is there as it was written; a damaged one is deleted. Earlier versions wrote no digest."""
+        array, digest = final / "array.npy", final / DIGEST
+        if not array.is_file():
+            return False
+        try:
+            stored = np.load(array, mmap_mode="r")
+            whole = (stored.shape, stored.dtype) == (shape, dtype)
+            whole = whole and (not digest.exists() or digest.read_text() == file_sha256(array))
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
+            logger.warning("%s is damaged; it is deleted and computed again", final)
+            shutil.rmtree(final)
+        return whole
+
     def _delete_abandoned(self, key: str) -> None:
         """Delete what runs that no longer exist left of this array."""
         for folder in self.folder.glob(f"{key}.*.partial"):
@@ -81,6 +104,7 @@ class Cache:
 
     @staticmethod
     def _publish(partial: Path, final: Path) -> None:
+        (partial / DIGEST).write_text(file_sha256(partial / "array.npy"))
         try:
             partial.rename(final)
         except OSError:

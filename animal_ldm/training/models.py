@@ -3,7 +3,6 @@
 # diffusers annotates configs, outputs and tensors too narrowly for a type checker.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel
 
 from ..errors import InputError
+from ..inspection import described_network
 from ..loading import load_component
 
 # Group normalisation needs several channels per group. It removes the mean and scale of each group over the image, so
@@ -119,7 +119,7 @@ def load_unet(
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise InputError(f"--unet {name}: no such file; expected the config.json of a UNet2DConditionModel.")
-        unet = UNet2DConditionModel.from_config(json.loads(Path(name).read_text()))
+        unet = UNet2DConditionModel.from_config(described_network(Path(name), "unet").config)
     else:
         new = f"a new UNet needs no download: --unet {', '.join(UNETS)}"
         unet = load_component(UNet2DConditionModel, name, "unet", offline=new)

@@ -21,7 +21,8 @@ from ..data.captions import with_article
 from ..evaluation.extractors import Extractor
 from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
-from ..files import cache_root, without_nan, write_json
+from ..files import SUMS, cache_root, without_nan, write_json
+from ..loading import seal
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
 from .arguments import TrainingArguments
@@ -65,7 +66,7 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
 
 
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
-    """Write the pipeline, its UNet and autoencoder in `dtype`.
+    """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`.
 
     The text encoder stays float32, because transformers would load it in the number type it was saved in.
     """
@@ -74,7 +75,9 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
         # diffusers' own `to` warns of layers to be kept in float32, even where there are none
         torch.nn.Module.to(network, getattr(torch, dtype))
     components = {**pipeline.components, **networks}
+    (folder / SUMS).unlink(missing_ok=True)
     AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
+    seal(folder)
 
 
 # Arguments that decide what a kernel distance means: once one is changed, earlier distances are not comparable.

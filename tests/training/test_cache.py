@@ -38,6 +38,17 @@ def test_what_an_interrupted_run_left_is_rebuilt(tmp_path):
     assert np.array_equal(array[:, 0], np.arange(10) ** 2)
 
 
+@pytest.mark.parametrize("size", [0, 100, 160])
+def test_a_damaged_array_is_computed_again(tmp_path, caplog, size):
+    for _ in range(2):
+        array = Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, squares([]), "squaring")
+        assert np.array_equal(array[:, 0], np.arange(10) ** 2)
+        del array
+        path = tmp_path / "key" / "array.npy"
+        path.write_bytes(path.read_bytes()[:size] + b"?" * (path.stat().st_size - size))
+    assert "is damaged; it is deleted and computed again" in caplog.text
+
+
 def test_another_run_may_complete_the_array_meanwhile(tmp_path):
     code = f"""
 import numpy as np
