@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,25 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder below `folder` to write to; its files go to `folder` when the block ends without exception.
+
+    Each file is replaced whole or not at all, `SHA256SUMS` last: until then a mixture of old and new files is seen.
+    """
+    partial = folder / ".saving"
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        files = [file.relative_to(partial) for file in partial.rglob("*") if file.is_file()]
+        for name in sorted(files, key=lambda name: name.name == SUMS):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / name, folder / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

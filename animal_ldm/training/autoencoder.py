@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ..data.prepared import PreparedSplit, load_split
 from ..digest import encoder_digest, network_digest
 from ..errors import InputError
+from ..files import whole_folder
 from ..loading import load_component
 from ..perceptual import PerceptualDistance
 from ..pixels import to_model_range, to_uint8
@@ -32,6 +33,7 @@ from .crops import center_crop, pixel_array, random_crops
 from .discriminator import FeatureDiscriminator, PatchDiscriminator, adaptive_weight, fooling_loss, hinge_loss
 from .ema import EMA
 from .equivariance import Transform, random_transform
+from .guard import guarded
 from .models import autoencoder_architecture, build_autoencoder, downsample_factor
 from .normalisation import latent_statistics, normalize_latents
 from .run import Run, accumulate, learning_rate_schedule, start_accelerator
@@ -44,6 +46,7 @@ DIGEST_NOTES = {
 }
 
 
+@guarded
 def train(arguments: AutoencoderArguments) -> Path | None:
     """Train as `arguments` say, see `AutoencoderArguments`.
 
@@ -369,7 +372,8 @@ def save_autoencoder(
             "latent_mean_before_normalisation": mean.tolist(),
             "latent_std_before_normalisation": std.tolist(),
         }
-    vae.save_pretrained(run.output_dir / "vae")
+    with whole_folder(run.output_dir / "vae") as partial:
+        vae.save_pretrained(partial)
     run.write_report(
         **normalisation,
         scaling_factor=vae.config.scaling_factor,

@@ -11,6 +11,7 @@ import torch
 from ..digest import state_digest
 from ..errors import InputError
 from ..files import whole_file
+from ..locks import check_space
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ def save_checkpoint(
     states = {name: part.state_dict() for name, part in parts.items()}
     checkpoint = {"images_seen": images_seen, "identity": identity, "states": states}
     checkpoint["digest"] = state_digest(checkpoint)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    check_space(final.parent, tensor_bytes(states), "The next checkpoint")
     with whole_file(final) as partial, partial.open("wb") as file:
         torch.save(checkpoint, file)
         file.flush()
@@ -46,6 +49,14 @@ def save_checkpoint(
     for old in checkpoint_paths(output_dir)[:-keep]:
         old.unlink()
     return final
+
+
+def tensor_bytes(value: Any) -> int:
+    """Size of all tensors, at any depth."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(tensor_bytes, parts))
 
 
 def load_checkpoint(output_dir: str | Path, identity: dict[str, Any], parts: dict[str, Any]) -> int:

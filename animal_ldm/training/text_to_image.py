@@ -31,6 +31,7 @@ from .cache import Cache, fingerprint
 from .cost import autoencoder_record
 from .ema import EMA
 from .fork import Configs, read_fork
+from .guard import guarded
 from .latents import latent_moments
 from .models import (
     UNETS,
@@ -68,6 +69,7 @@ DIGEST_NOTES = {
 }
 
 
+@guarded
 def train(arguments: TrainingArguments) -> Path | None:
     """Train as `arguments` say, see `TrainingArguments`.
 

@@ -21,8 +21,9 @@ from ..data.captions import with_article
 from ..evaluation.extractors import Extractor
 from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
-from ..files import SUMS, cache_root, without_nan, write_json
+from ..files import cache_root, whole_folder, without_nan, write_json
 from ..loading import seal
+from ..locks import check_space
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
 from .arguments import TrainingArguments
@@ -65,6 +66,9 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
     return make_image_grid(images, rows=len(classes), cols=columns)
 
 
+SMALL_FILES = 8 << 20  # bytes of a pipeline beside its weights, at most: a tokenizer, configurations
+
+
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
     """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`.
 
@@ -75,9 +79,13 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
         # diffusers' own `to` warns of layers to be kept in float32, even where there are none
         torch.nn.Module.to(network, getattr(torch, dtype))
     components = {**pipeline.components, **networks}
-    (folder / SUMS).unlink(missing_ok=True)
-    AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
-    seal(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = (*networks.values(), pipeline.text_encoder)
+    size = sum(part.numel() * part.element_size() for network in trained for part in network.parameters())
+    check_space(folder, size + SMALL_FILES, "The pipeline")
+    with whole_folder(folder) as partial:
+        AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(partial)
+        seal(partial)
 
 
 # Arguments that decide what a kernel distance means: once one is changed, earlier distances are not comparable.

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from animal_ldm.errors import InputError
+from animal_ldm.errors import InputError, MachineError
 from animal_ldm.training.checkpoints import (
     checkpoint_paths,
     load_checkpoint,
@@ -73,6 +73,18 @@ def test_a_damaged_checkpoint_says_so_and_which_one_is_left(tmp_path):
             InputError, match=r"images-0000000016.pt is damaged.*Delete it to resume from images-0+8.pt"
         ):
             load_checkpoint(tmp_path, IDENTITY, {"model": model(0)})
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_what_is_missing(small_disk):
+    large = torch.nn.Linear(512, 1024, bias=False)  # 2 MiB
+    folder = small_disk(5)
+    for images in (8, 16):
+        save_checkpoint(folder, images, IDENTITY, {"model": large}, keep=3)
+    with pytest.raises(
+        MachineError, match=r"The next checkpoint needs 2\.1 MB, .* has 1\.\d MB left: \d\.\d MB are miss"
+    ):
+        save_checkpoint(folder, 24, IDENTITY, {"model": large}, keep=3)
+    assert load_checkpoint(folder, IDENTITY, {"model": torch.nn.Linear(512, 1024, bias=False)}) == 16
 
 
 def test_a_checkpoint_of_other_networks_does_not_fit(tmp_path):

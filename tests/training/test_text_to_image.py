@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -20,12 +21,14 @@ from PIL import Image
 import animal_ldm
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
-from animal_ldm.errors import InputError
+from animal_ldm.errors import InputError, MachineError
+from animal_ldm.loading import load_pipeline
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
 from animal_ldm.training.checkpoints import checkpoint_paths
 from animal_ldm.training.kinds import Kind, kinds
 from animal_ldm.training.text_to_image import train
+from animal_ldm.training.validation import save_pipeline
 from tests.training.conftest import assert_same_weights, weights_of, write_split
 
 ROOT = Path(animal_ldm.__file__).parent.parent
@@ -461,7 +464,7 @@ def test_a_fork_without_weights_or_into_its_own_folder_is_refused(arguments, cha
         train(dataclasses.replace(arguments, **change))
 
 
-def launch(arguments: TrainingArguments, processes: int = 1) -> subprocess.Popen:
+def launch(arguments: TrainingArguments, processes: int = 1, **options) -> subprocess.Popen:
     """Train in a process group of its own: one process by the entry script, several by the package's command."""
     entry = [str(ROOT / "train_text_to_image.py")]
     if processes > 1:
@@ -471,7 +474,55 @@ def launch(arguments: TrainingArguments, processes: int = 1) -> subprocess.Popen
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=ROOT,
         start_new_session=True,
+        **options,
     )
+
+
+def test_a_second_run_in_the_same_folder_says_who_holds_it(arguments):
+    lock = Path(arguments.output_dir, ".lock")
+    code = f"""
+from pathlib import Path
+from animal_ldm.locks import locked
+with locked(Path({str(lock)!r}), "it"):
+    print("held", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout and other.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match=f"output_dir .*model is in use by process {other.pid} on "):
+        train(arguments)
+    other.kill()
+    other.wait()
+    train(dataclasses.replace(arguments, num_epochs=0.3))
+    assert not lock.exists()
+
+
+def test_a_pipeline_without_space_leaves_the_one_before(tiny_pipeline_folder, small_disk):
+    pipeline = load_pipeline(tiny_pipeline_folder, "cpu")
+    folder = small_disk(10) / "model"
+    save_pipeline(pipeline, folder, "float32")
+    (folder.parent / "ballast").write_bytes(bytes(7 << 20))
+    with pytest.raises(MachineError, match=r"The pipeline needs .* are missing"):
+        save_pipeline(pipeline, folder, "float32")
+    load_pipeline(str(folder), "cpu")
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_others_within_a_minute_with_a_sentence(arguments):
+    process = launch(
+        dataclasses.replace(arguments, num_epochs=10_000, validate_every=10**6), 2, stderr=subprocess.PIPE
+    )
+    checkpoints = Path(arguments.output_dir, "checkpoints")
+    deadline = time.monotonic() + 240
+    while not list(checkpoints.glob("*.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = [child for child in psutil.Process(process.pid).children() if "animal_ldm" in " ".join(child.cmdline())]
+    ranks[1].kill()
+    lost = time.monotonic()
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode and time.monotonic() - lost < 60
+    assert b"error: Another process of this run was lost. Start the run again with --resume" in messages
 
 
 def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp_path):
