@@ -103,8 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     check(arguments)
     from ..publishing.failures import HubError
     from ..publishing.push import Push, push_dataset, push_model, push_space
+    from ..publishing.transport import clean
 
-    push = Push(target(arguments), arguments.dry_run, arguments.staged, say=print)
+    push = Push(target(arguments), arguments.dry_run, arguments.staged, say=lambda text: print(clean(text)))
     try:
         if arguments.dataset:
             push_dataset(push, arguments.dataset)

@@ -42,7 +42,7 @@ from .failures import (
     short,
 )
 from .request import Target
-from .transport import LIMITS, clean, deadline, within
+from .transport import LIMITS, deadline, within
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def persist(
                 pause = pause_after(error, pauses.pop(0)) if pauses else LONGEST_PAUSE + 1
                 if pause > min(LONGEST_PAUSE, limit.left()):
                     raise given_up(error, target) from error
-                say(clean(f"{reason(error)}; retrying in {pause:g} s"))
+                say(f"{reason(error)}; retrying in {pause:g} s")
                 time.sleep(pause)
 
 

@@ -15,7 +15,7 @@ from .hub import check_access, check_model, check_target, differences, publish, 
 from .request import ModelSource, Statements, Target
 from .spaces import stage_space
 from .staging import stage_model
-from .transport import clean, connect
+from .transport import connect
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,4 @@ def upload(folder: Path, push: Push, api: HfApi) -> None:
     validate_card(folder, push.target, push.say)
     outcome = publish(folder, push.target, api, push.say)
     done = f"{outcome.changed} files committed" if outcome.changed else "nothing to do, everything is up to date"
-    push.say(clean(f"{done}: {outcome.url} ({outcome.commit[:8]})"))
+    push.say(f"{done}: {outcome.url} ({outcome.commit[:8]})")

@@ -14,7 +14,6 @@ import logging
 import re
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from huggingface_hub import HfApi, get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 
 from .. import __version__
+from ..markdown import printable
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +132,12 @@ class HubClient(httpx2.Client):
 
 
 def clean(text: str, secret: str = "") -> str:
-    """`text` without access tokens, control characters and invisible ones; line breaks and tabs stay.
+    """`text` without access tokens and without what a terminal obeys; line breaks and tabs stay.
 
     Args:
         secret: an access token of any form, hidden as well.
     """
-    text = ANSI.sub("", text)
-    text = "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter)[0] != "C")
+    text = printable(ANSI.sub("", text)).replace("\r", "")
     return TOKEN.sub(HIDDEN, text.replace(secret, HIDDEN) if len(secret) > 7 else text)
 
 

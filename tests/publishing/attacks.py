@@ -13,6 +13,7 @@ control     characters of the server that a terminal obeys reached it
 
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -21,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, thread
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from animal_ldm.publishing.transport import LIMITS
 from .hub_server import TOKEN, Fault, Handler, Hub
 
 REPO = "user/photos"
-HANG = 60
+HANG = 120
 OFTEN = 10**6
 OUTCOMES = ("right", "clean", "wrong", "traceback", "hang", "token", "control")
 # of a terminal: colours, a title, a cleared screen, an overwritten line, text from right to left
@@ -366,6 +367,7 @@ def push(hub: Hub, dataset: Path) -> tuple[int | None, str]:
     with tempfile.TemporaryFile() as output:
         if not (child := os.fork()):
             code = 70
+            thread._threads_queues.clear()  # of the pool's threads, which this process does not have
             try:
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
@@ -375,7 +377,7 @@ def push(hub: Hub, dataset: Path) -> tuple[int | None, str]:
                 constants = huggingface_hub.constants
                 constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = hub.url, False, True
                 publishing_hub.PAUSES = (0, 0)
-                LIMITS.silence, LIMITS.reply, LIMITS.push, LIMITS.rate = 2, 4, 12, 1e9
+                LIMITS.silence, LIMITS.reply, LIMITS.push, LIMITS.rate = 4, 8, 25, 1e9
                 cli.main(["push", "--dataset", str(dataset), "--repo_id", REPO])
                 code = 0
             except SystemExit as left:
@@ -435,21 +437,35 @@ def judge(hub: Hub, code: int | None, output: str, dataset: Path) -> str:
     return "clean" if NO_TOKEN <= code <= FOREIGN_HOST and is_sentence else "wrong"
 
 
-def run(attacks: list[Attack], folder: Path, workers: int = 6) -> list[Result]:
+def run(attacks: list[Attack], folder: Path, workers: int = 6) -> Iterator[Result]:
+    """Results as they come, in the attacks' order."""
     make_dataset(folder / "photos")
     with ThreadPoolExecutor(workers) as pool:
-        return [*pool.map(lambda attack: fare(attack, folder / "photos"), attacks)]
+        yield from pool.map(lambda attack: fare(attack, folder / "photos"), attacks)
+
+
+def shown(result: Result) -> str:
+    """A line of the table; the output as well, unless all is well."""
+    last = (result.output.strip().splitlines() or [""])[-1]
+    more = "" if result.outcome in ("right", "clean") else f"\n{result.output[-3000:]}"
+    return f"{result.outcome:<9} {result.exit_code!s:<4} {result.attack.name}: {last[:200]}{more}"
+
+
+def summary(results: list[Result]) -> str:
+    counts = Counter(result.outcome for result in results)
+    return f"{len(results)} attacks: " + ", ".join(f"{outcome} {counts[outcome]}" for outcome in OUTCOMES)
 
 
 def main() -> None:
+    """With a number as the argument: that many attacks, chosen at random."""
+    attacks = all_attacks()
+    random.Random(0).shuffle(attacks)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        results = run(all_attacks(), Path(folder))
-    for result in results:
-        shown = "" if result.outcome in ("right", "clean") else f"\n{result.output[-3000:]}"
-        last = (result.output.strip().splitlines() or [""])[-1]
-        print(f"{result.outcome:<9} {result.exit_code!s:<4} {result.attack.name}: {last[:200]}{shown}")
-    counts = Counter(result.outcome for result in results)
-    print(f"\n{len(results)} attacks: " + ", ".join(f"{outcome} {counts[outcome]}" for outcome in OUTCOMES))
+        for result in run(attacks[: int(sys.argv[1]) if sys.argv[1:] else None], Path(folder)):
+            results.append(result)
+            print(shown(result), flush=True)
+    print(f"\n{summary(results)}")
 
 
 if __name__ == "__main__":
