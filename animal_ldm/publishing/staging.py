@@ -182,7 +182,7 @@ def stage_evaluation(
             f" of {source.model}. Evaluate this model, or pass --results with the folder of its evaluation."
         )
     name = results.extractor.name
-    place = Path("evaluation", re.sub(r"[^\w.-]+", "-", name))
+    place = Path("evaluation", re.sub(r"[^\w.-]+", "-", name).strip(".") or "extractor")
     if (out / place).exists():
         raise InputError(f"--results names two evaluations with the extractor {name}. Pass one of them.")
     published = replace(
