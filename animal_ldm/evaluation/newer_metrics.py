@@ -31,10 +31,10 @@ class Estimate:
 def sliced_wasserstein(real: Features, fake: Features, projections: int = PROJECTIONS, seed: int = 2020) -> Estimate:
     """MIND with Inception's features (Berthet et al. 2026, arXiv 2605.06797): a sliced squared 2-Wasserstein distance.
 
-    3 D / (n L) * sum over L random unit vectors u and ranks j of (sort(real u)_j - sort(fake u)_j)^2. n = min(N, M):
-    of the larger set a random part is used. With the factor 3 D a shift of the set by s costs 3 |s|^2. Vectors and part
-    are drawn as torch-fidelity 0.5 draws them (torch's CPU generator, generated features first), so that equal seeds
-    give equal numbers; torch-fidelity sums in float32.
+    3 D / (n L) * sum over L random unit vectors u and ranks j of (sort(real u)_j - sort(fake u)_j)^2. Here n is
+    min(N, M): of the larger set a random part is used. With the factor 3 D a shift of the set by s costs 3 |s|^2.
+    Vectors and part are drawn as torch-fidelity 0.5 draws them (torch's CPU generator, generated features first), so
+    that equal seeds give equal numbers; torch-fidelity sums in float32.
 
     Its bias falls with n. Compare at equal n only.
 
