@@ -215,6 +215,8 @@ class _Context:
         """
         reason = more.pop("reason", NOT_FINITE)
         value, std = mean_and_std(values)
+        # No error of 0: it only says that all of these samples did the same, as for a share of 0 or 1.
+        more["standard_error"] = more.get("standard_error") or None
         common = {
             "repeats": len(self.sample_sets),
             "n_generated": len(self.sample_sets[0]),

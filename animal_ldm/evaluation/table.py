@@ -181,7 +181,7 @@ def number(value: float | None, std: float | None = None) -> str:
     """Four significant digits, and ± two of the standard deviation where there is one."""
     if value is None:
         return "not measured"
-    return f"{value:.4g}" + (f" ± {std:.2g}" if std is not None else "")
+    return f"{value:.4g}" + (f" ± {float(f'{std:.2g}'):g}" if std is not None else "")
 
 
 def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
