@@ -177,11 +177,11 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
     map or tokens.
     """
     try:
-        AutoConfig.from_pretrained(model_id)
+        AutoConfig.from_pretrained(model_id, trust_remote_code=False)
         processor, _ = ImageProcessingMixin.get_image_processor_dict(model_id)
         mean, std = processor["image_mean"], processor["image_std"]
         size = processor.get("crop_size") or processor["size"]
-        model = AutoModel.from_pretrained(model_id, dtype=torch.float32).eval().to(device)
+        model = AutoModel.from_pretrained(model_id, dtype=torch.float32, trust_remote_code=False).eval().to(device)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"--extractor {name}: expected inception, squeezenet, dinov2, clip, vae, or a transformers image model, "
