@@ -5,8 +5,8 @@ from typing import Any
 
 from .training_record import KNOWN_MODELS, UNET_PRESETS, effective_arguments
 
-# Arguments that say where a run kept its files: they had no effect on the model.
-PLACES = frozenset({"output_dir", "cache_dir", "out", "report_dir"})
+# Arguments that say where a run kept its files or found its own prompts: they had no effect on the model.
+PLACES = frozenset({"output_dir", "cache_dir", "out", "report_dir", "validation_prompts"})
 # Arguments that name a model on the Hub or a local folder with one.
 MODELS = frozenset({"vae", "text_encoder", "unet", "pretrained"})
 LOCAL_FOLDER, LOCAL_FILE, LOCAL_DATASET = "a local folder", "a local file", "a local dataset"
