@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,22 @@ from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling
 from . import plots
+from .faithfulness import TextReference, text_reference
 from .features import FeatureSet, Measurer
 from .images import Images
 from .reconstruction import measure_reconstructions, reconstruct
 from .report import Reference, Report, measure
-from .results import AutoencoderResult, DataInfo, ModelInfo, Results, SamplingInfo, Sweep, SweepPoint
-from .samples import CachedSampler, classes_of_samples, prompt_of
+from .results import (
+    AttributeResult,
+    AutoencoderResult,
+    DataInfo,
+    ModelInfo,
+    Results,
+    SamplingInfo,
+    Sweep,
+    SweepPoint,
+)
+from .samples import CachedSampler, Prompts, caption_prompts, class_prompts, classes_of_samples
 
 LIBRARIES = ("torch", "diffusers", "transformers", "clean-fid", "numpy", "pillow")
 
@@ -44,6 +54,7 @@ class EvaluationSettings:
     sampling: Sampling = field(default_factory=Sampling)
     split: Literal["train", "validation"] = "train"
     class_mix: Literal["data", "balanced"] = "data"
+    prompts: Literal["data", "classes"] = "classes"  # captions of the reference photos, or the class names
     repeats: int = 1
     sweep: SweepSettings | None = None
     reconstructions: bool = False
@@ -69,16 +80,18 @@ def evaluate(
     classes = Counter(photos[settings.split].labels)
     of_samples = measurer.with_cache(settings.out / "features")
     info, sampling_info, sweep, autoencoder = ModelInfo(settings.model_name, None), None, None, None
+    per_attribute = None
     if isinstance(model, Images):
         samples = choose_images(model, classes, settings)
         sample_sets = of_samples.feature_set(samples, "samples").split(1)
         report = measure(reference, sample_sets, settings.seed)
     else:
-        run = PipelineRun(model, reference, of_samples, settings, class_labels(classes, settings))
+        prompts = choose_prompts(classes, photos[settings.split], settings)
+        texts = measure_captions(photos, reference, of_samples, settings)
+        run = PipelineRun(model, reference, of_samples, settings, prompts, texts)
         info, sampling_info = replace(info, digest=pipeline_digest(model)), run.sampling_info()
-        samples, sample_sets = run.sample(settings.sampling)
+        samples, sample_sets, report, per_attribute = run.measure(settings.sampling)
         sweep, autoencoder = run.sweep(), run.reconstructions(photos["validation"])
-        report = measure(reference, sample_sets, settings.seed, settings.sampling)
     results = Results(
         model=info,
         data=describe_data(photos, classes, settings),
@@ -90,6 +103,7 @@ def evaluate(
         sweep=sweep,
         autoencoder=autoencoder,
         versions=library_versions(*LIBRARIES),
+        per_attribute=per_attribute,
     )
     if measurer.is_main_process:
         first = samples.take(range(len(sample_sets[0])))
@@ -127,10 +141,33 @@ def choose_images(images: Images, classes: Mapping[str, int], settings: Evaluati
     return images.take(sorted(chosen))
 
 
-def class_labels(classes: Mapping[str, int], settings: EvaluationSettings) -> list[str]:
-    """The class of every sample."""
+def choose_prompts(classes: Mapping[str, int], photos: Images, settings: EvaluationSettings) -> Prompts:
+    """Class and prompt of every sample.
+
+    Args:
+        photos: the reference.
+    """
     mix = classes if settings.class_mix == "data" else dict.fromkeys(classes, 1)
-    return classes_of_samples(mix, settings.number * settings.repeats)
+    labels = classes_of_samples(mix, settings.number * settings.repeats)
+    return caption_prompts(labels, photos) if settings.prompts == "data" else class_prompts(labels)
+
+
+def measure_captions(
+    photos: Mapping[str, Images], reference: Reference, of_samples: Measurer, settings: EvaluationSettings
+) -> TextReference:
+    """What the captions say of the held-out photos, to compare with what the prompts say of the samples."""
+    held_out = photos["validation" if settings.split == "train" else "train"]
+    texts = caption_prompts(held_out.labels or (), held_out).texts if settings.prompts == "data" else None
+    return text_reference(held_out, reference.other, texts, of_samples, settings.seed)
+
+
+class SampledReport(NamedTuple):
+    """Samples of one setting, their features as sample sets, and what was measured of them."""
+
+    samples: Images
+    sample_sets: list[FeatureSet]
+    report: Report
+    per_attribute: list[AttributeResult] | None
 
 
 @dataclass(frozen=True)
@@ -141,15 +178,18 @@ class PipelineRun:
     reference: Reference
     measurer: Measurer  # for samples
     settings: EvaluationSettings
-    labels: list[str]  # class of each sample
+    prompts: Prompts
+    texts: TextReference
 
     def sampling_info(self) -> SamplingInfo:
-        settings = self.settings
+        settings, of_classes = self.settings, self.settings.prompts == "classes"
         return SamplingInfo(
             **asdict(settings.sampling),
             seed=settings.seed,
             class_mix=settings.class_mix,
-            prompts={label: prompt_of(label) for label in sorted(set(self.labels))},
+            prompts=dict(sorted(set(zip(self.prompts.labels, self.prompts.texts, strict=True)))) if of_classes else {},
+            prompts_from=settings.prompts,
+            distinct_prompts=len(set(self.prompts.texts)),
             scheduler=type(self.pipeline.scheduler).__name__,
             dtype=str(self.pipeline.unet.dtype).removeprefix("torch."),
             image_size=self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
@@ -159,12 +199,16 @@ class PipelineRun:
         """All samples, and their features as `repeats` sets."""
         out, measurer = self.settings.out, self.measurer
         sampler = CachedSampler(self.pipeline, out / "samples", measurer.batch_size, measurer.state)
-        samples = sampler.sample(self.labels, sampling, self.settings.seed)
+        samples = sampler.sample(self.prompts, sampling, self.settings.seed)
         return samples, measurer.feature_set(samples, "samples").split(self.settings.repeats)
 
-    def report(self, sampling: Sampling) -> Report:
-        _, sample_sets = self.sample(sampling)
-        return measure(self.reference, sample_sets, self.settings.seed, sampling)
+    def measure(self, sampling: Sampling) -> SampledReport:
+        """Sample, and measure against photos and prompts."""
+        samples, sample_sets = self.sample(sampling)
+        report = measure(self.reference, sample_sets, self.settings.seed, sampling)
+        of_texts = self.texts.measure(samples, sample_sets, sampling)
+        report = replace(report, metrics=report.metrics + of_texts.metrics)
+        return SampledReport(samples, sample_sets, report, of_texts.per_attribute)
 
     def sweep(self) -> Sweep | None:
         """Metrics at each value of the swept parameter."""
@@ -174,7 +218,7 @@ class PipelineRun:
         points = []
         for value in sweep.values:
             changed = replace(self.settings.sampling, **{sweep.parameter: value})
-            points.append(SweepPoint(value, self.report(changed).metrics))
+            points.append(SweepPoint(value, self.measure(changed).report.metrics))
         return Sweep(sweep.parameter, points)
 
     def reconstructions(self, photos: Images) -> AutoencoderResult | None:
@@ -189,6 +233,7 @@ class PipelineRun:
 def write(results: Results, samples: Images, panel: plots.NearestPanel, out: Path) -> None:
     """results.json and the plots. The file comes last: where it is, the plots beside it are of the same run."""
     plots.save_sample_grid(samples, results, out / "samples.png")
+    plots.save_captioned_samples(samples, results, out / "captions.png")
     plots.save_precision_recall(results, out / "precision_recall.png")
     plots.save_fd_curve(results, out / "fd_curve.png")
     plots.save_nearest_panel(panel, results.extractor.name, out / "nearest.png")

@@ -90,10 +90,12 @@ class SamplingInfo:
     guidance_interval: tuple[float, float]  # fractions of the steps
     seed: int  # sample i starts from the noise of seed + i
     class_mix: str  # "data" or "balanced"
-    prompts: dict[str, str]  # {class: prompt}
+    prompts: dict[str, str]  # {class: prompt}; empty for prompts from the data
     scheduler: str  # class name
     dtype: str
     image_size: int  # side, in pixels
+    prompts_from: Literal["classes", "data"] = "classes"  # the class names, or captions of the reference photos
+    distinct_prompts: int | None = None  # None: not recorded
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Metric:
     """One number, complete in itself: it cannot be separated from its context.
 
     `name` is one of frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density,
-    coverage, prompt_accuracy, nearer_than_held_out, median_distance, nearer_than_closest_percent, authpct; or of
+    coverage, prompt_accuracy, clip_score, colour_accuracy, background_accuracy, nearer_than_held_out, median_distance, nearer_than_closest_percent, authpct; or of
     frechet_distance_ratio, precision_ratio, recall_ratio: the samples' score over that of real photos at the N that
     both have (`n_generated` states it; absent where the photos score 0).
     """
@@ -185,6 +187,26 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
+class AttributeResult:
+    """How many samples show a word that their prompt asks for, of those of which `attributes.measure` says any.
+
+    Held-out photos are measured in the same way, without boxes: those that have a caption with the word.
+    """
+
+    kind: Literal["colour", "background"]  # of the animal, of its surroundings; others need boxes
+    word: str
+    n_asked: int  # samples whose prompt asks for the word
+    n_told: int  # those of them of which the measure says a word of this kind
+    share: float | None  # of `n_told`, those that show the word; None where there are none
+    # The share of the word in samples of the same classes whose prompts ask for no word of this kind: what the classes
+    # alone give. None where there are none.
+    share_unasked: float | None
+    n_photos_asked: int  # the same of held-out photos
+    n_photos_told: int
+    share_photos: float | None
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     value: float
     metrics: list[Metric]
@@ -227,6 +249,7 @@ class Results:
     sweep: Sweep | None
     autoencoder: AutoencoderResult | None
     versions: dict[str, str]  # of Python and the libraries
+    per_attribute: list[AttributeResult] | None = None  # None without prompts that ask for a colour or background
     schema_version: int = SCHEMA_VERSION
 
     def find(self, name: str, k: int | None = None) -> Metric | None:

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from .results import AutoencoderResult, ClassResult, Metric, Results, Sweep
+from .results import AttributeResult, AutoencoderResult, ClassResult, Metric, Results, Sweep
+
+PROMPTS = {"classes": "class names", "data": "captions of the photos"}
+HOW_TO_READ_WORDS = (
+    "silent: images of which the measure says no colour or background at all; the shares are of the others. Unasked: the "
+    "share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose captions have the word, "
+    "measured in the same way, without boxes. Framing and number are not measured: their measure needs boxes."
+)
 
 
 def table(results: Results) -> str:
@@ -20,6 +27,8 @@ def table(results: Results) -> str:
     ]
     if results.per_class:
         lines += ["", *align([*class_rows(results.per_class)])]
+    if results.per_attribute:
+        lines += ["", *align([*attribute_rows(results.per_attribute)]), f"  {HOW_TO_READ_WORDS}"]
     if results.sweep:
         lines += ["", *align(sweep_rows(results.sweep))]
     if results.autoencoder:
@@ -35,6 +44,7 @@ def sampling_line(results: Results) -> str:
     return (
         f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, guidance "
         f"{sampling.guidance_scale:g}, seed {sampling.seed}, class mix {sampling.class_mix}, "
+        f"prompts: {PROMPTS[sampling.prompts_from]}, "
         + ("1 sample set" if repeats == 1 else f"{repeats} sample sets, mean ± standard deviation")
     )
 
@@ -65,6 +75,29 @@ def class_rows(classes: Sequence[ClassResult]) -> Iterator[tuple[str, ...]]:
     for found in classes:
         held_out = "" if found.accuracy_held_out is None else f"{found.accuracy_held_out:.0%}"
         yield found.label, f"{found.n_generated:,}", f"{found.accuracy:.0%}", held_out, found.mistaken_for or ""
+
+
+def attribute_rows(words: Sequence[AttributeResult]) -> Iterator[tuple[str, ...]]:
+    yield "asked for", "samples", "silent", "shown", "unasked", "photos", "silent", "shown"
+    for found in words:
+        yield (
+            f"{found.kind} {found.word}",
+            f"{found.n_asked:,}",
+            share(found.n_asked - found.n_told, found.n_asked),
+            percent(found.share),
+            percent(found.share_unasked),
+            f"{found.n_photos_asked:,}",
+            share(found.n_photos_asked - found.n_photos_told, found.n_photos_asked),
+            percent(found.share_photos),
+        )
+
+
+def share(part: int, whole: int) -> str:
+    return percent(part / whole if whole else None)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
 
 
 def sweep_rows(sweep: Sweep) -> list[tuple[str, ...]]:
