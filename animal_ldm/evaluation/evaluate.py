@@ -1,7 +1,7 @@
 """One evaluation: a model's samples and real photos -> `Results`, written as `results.json` with plots."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling
 from . import plots
-from .faithfulness import TextReference, text_reference
+from .faithfulness import TextReference, held_out_texts
 from .features import FeatureSet, Measurer
 from .images import Images
 from .reconstruction import measure_reconstructions, reconstruct
@@ -29,7 +29,7 @@ from .results import (
     Sweep,
     SweepPoint,
 )
-from .samples import CachedSampler, Prompts, caption_prompts, class_prompts, classes_of_samples
+from .samples import CachedSampler, caption_prompts, classes_of_samples, prompt_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "clean-fid", "numpy", "pillow")
 
@@ -86,9 +86,10 @@ def evaluate(
         sample_sets = of_samples.feature_set(samples, "samples").split(1)
         report = measure(reference, sample_sets, settings.seed)
     else:
-        prompts = choose_prompts(classes, photos[settings.split], settings)
-        texts = measure_captions(photos, reference, of_samples, settings)
-        run = PipelineRun(model, reference, of_samples, settings, prompts, texts)
+        labels = class_labels(classes, settings)
+        prompts = prompts_of(labels, photos[settings.split], settings)
+        texts = measure_texts(prompts, photos, reference, of_samples, settings)
+        run = PipelineRun(model, reference, of_samples, settings, labels, texts)
         info, sampling_info = replace(info, digest=pipeline_digest(model)), run.sampling_info()
         samples, sample_sets, report, per_attribute = run.measure(settings.sampling)
         sweep, autoencoder = run.sweep(), run.reconstructions(photos["validation"])
@@ -141,24 +142,30 @@ def choose_images(images: Images, classes: Mapping[str, int], settings: Evaluati
     return images.take(sorted(chosen))
 
 
-def choose_prompts(classes: Mapping[str, int], photos: Images, settings: EvaluationSettings) -> Prompts:
-    """Class and prompt of every sample.
-
-    Args:
-        photos: the reference.
-    """
+def class_labels(classes: Mapping[str, int], settings: EvaluationSettings) -> list[str]:
+    """The class of every sample."""
     mix = classes if settings.class_mix == "data" else dict.fromkeys(classes, 1)
-    labels = classes_of_samples(mix, settings.number * settings.repeats)
-    return caption_prompts(labels, photos) if settings.prompts == "data" else class_prompts(labels)
+    return classes_of_samples(mix, settings.number * settings.repeats)
 
 
-def measure_captions(
-    photos: Mapping[str, Images], reference: Reference, of_samples: Measurer, settings: EvaluationSettings
+def prompts_of(labels: Sequence[str], photos: Images, settings: EvaluationSettings) -> list[str]:
+    """A prompt for each class: captions of the photos, or class names."""
+    return caption_prompts(labels, photos) if settings.prompts == "data" else [*map(prompt_of, labels)]
+
+
+def measure_texts(
+    prompts: Sequence[str],
+    photos: Mapping[str, Images],
+    reference: Reference,
+    of_samples: Measurer,
+    settings: EvaluationSettings,
 ) -> TextReference:
-    """What the captions say of the held-out photos, to compare with what the prompts say of the samples."""
+    """The prompts of the samples, beside what the same measures find in held-out photos and their captions."""
     held_out = photos["validation" if settings.split == "train" else "train"]
-    texts = caption_prompts(held_out.labels or (), held_out).texts if settings.prompts == "data" else None
-    return text_reference(held_out, reference.other, texts, of_samples, settings.seed)
+    captions = prompts_of(held_out.labels or (), held_out, settings)
+    with_words = settings.prompts == "data"
+    score, words = held_out_texts(held_out, reference.other, captions, of_samples, with_words)
+    return TextReference(prompts, of_samples, settings.seed, len(held_out), score, words)
 
 
 class SampledReport(NamedTuple):
@@ -178,7 +185,7 @@ class PipelineRun:
     reference: Reference
     measurer: Measurer  # for samples
     settings: EvaluationSettings
-    prompts: Prompts
+    labels: list[str]  # class of each sample
     texts: TextReference
 
     def sampling_info(self) -> SamplingInfo:
@@ -187,9 +194,9 @@ class PipelineRun:
             **asdict(settings.sampling),
             seed=settings.seed,
             class_mix=settings.class_mix,
-            prompts=dict(sorted(set(zip(self.prompts.labels, self.prompts.texts, strict=True)))) if of_classes else {},
+            prompts={label: prompt_of(label) for label in sorted(set(self.labels))} if of_classes else {},
             prompts_from=settings.prompts,
-            distinct_prompts=len(set(self.prompts.texts)),
+            distinct_prompts=len(set(self.texts.prompts)),
             scheduler=type(self.pipeline.scheduler).__name__,
             dtype=str(self.pipeline.unet.dtype).removeprefix("torch."),
             image_size=self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
@@ -199,7 +206,7 @@ class PipelineRun:
         """All samples, and their features as `repeats` sets."""
         out, measurer = self.settings.out, self.measurer
         sampler = CachedSampler(self.pipeline, out / "samples", measurer.batch_size, measurer.state)
-        samples = sampler.sample(self.prompts, sampling, self.settings.seed)
+        samples = sampler.sample(self.labels, sampling, self.settings.seed, self.texts.prompts)
         return samples, measurer.feature_set(samples, "samples").split(self.settings.repeats)
 
     def measure(self, sampling: Sampling) -> SampledReport:

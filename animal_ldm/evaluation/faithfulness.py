@@ -21,7 +21,6 @@ from .features import FeatureSet, Measurer
 from .images import Images
 from .report import mean_and_std
 from .results import AttributeResult, Metric, RealPhotos
-from .samples import class_prompts
 
 Kind = Literal["colour", "background"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -167,9 +166,10 @@ class TextReport:
 
 @dataclass(frozen=True)
 class TextReference:
-    """Held-out photos with their captions, measured once for any number of sample sets.
+    """Prompts, and held-out photos with their captions, measured once for any number of sample sets.
 
     Attributes:
+        prompts: of the samples.
         measurer: of the samples.
         seed: of the samples.
         n: number of photos.
@@ -177,6 +177,7 @@ class TextReference:
         described: the photos with a caption that states a colour or background; None without prompts from the data.
     """
 
+    prompts: Sequence[str]
     measurer: Measurer
     seed: int
     n: int
@@ -184,7 +185,7 @@ class TextReference:
     described: Described | None
 
     def measure(self, samples: Images, sample_sets: Sequence[FeatureSet], sampling: Sampling) -> TextReport:
-        """Measure sample sets of equal size, in order the features of `samples`, whose captions are their prompts."""
+        """Measure samples: sets of equal size with the features of `samples`, whose captions are their prompts."""
         n = len(sample_sets[0])
         parts = [slice(start, start + n) for start in range(0, n * len(sample_sets), n)]
         common: dict[str, Any] = {
@@ -199,7 +200,7 @@ class TextReference:
         }
         metrics, per_attribute = [], None
         if self.score is not None:
-            texts = self.measurer.extractor.embed_texts([caption for (caption,) in samples.captions or ()])
+            texts = self.measurer.extractor.embed_texts(self.prompts)
             scores = [
                 clip_score(found.features.cpu(), texts[part]) for found, part in zip(sample_sets, parts, strict=True)
             ]
@@ -218,22 +219,22 @@ class TextReference:
         return TextReport(metrics, per_attribute)
 
 
-def text_reference(
-    photos: Images, features: FeatureSet, texts: Sequence[str] | None, measurer: Measurer, seed: int
-) -> TextReference:
-    """Measure the held-out photos.
+def held_out_texts(
+    photos: Images, features: FeatureSet, captions: Sequence[str], measurer: Measurer, with_words: bool
+) -> tuple[float | None, Described | None]:
+    """`score` and `described` of a `TextReference`.
 
     Args:
-        texts: one caption of each photo as the samples' prompts are chosen; None where prompts are class names.
+        captions: one of each photo, chosen as the samples' prompts.
+        with_words: whether to measure colours and backgrounds.
     """
     score, found = None, None
     if measurer.extractor.text_network is not None:
-        own = texts or class_prompts(photos.labels or ()).texts
-        score = clip_score(features.features.cpu(), measurer.extractor.embed_texts(own))
-    if texts is not None:
+        score = clip_score(features.features.cpu(), measurer.extractor.embed_texts(captions))
+    if with_words:
         stated = [index for index, words in enumerate(asked_of(photos)) if words.words()]
         found = described(photos.take(stated), "words of photos", measurer.workers)
-    return TextReference(measurer, seed, len(photos), score, found)
+    return score, found
 
 
 def attribute_metrics(

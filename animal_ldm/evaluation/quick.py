@@ -14,7 +14,7 @@ from .kernel_distance import kernel_distance
 from .metrics import frechet_distance_of_features
 from .report import small_sample_note
 from .results import ExtractorInfo
-from .samples import CachedSampler, caption_prompts, class_prompts, classes_of_samples
+from .samples import CachedSampler, caption_prompts, classes_of_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ def quick_evaluation(
     labels = classes_of_samples(Counter(photos.labels), settings.number)
     folder = settings.folder / "samples"
     sampler = CachedSampler(pipeline, folder, measurer.batch_size, measurer.state)
-    prompts = caption_prompts(labels, photos) if split.says_more_than_classes else class_prompts(labels)
-    samples = sampler.sample(prompts, settings.sampling, settings.seed)
+    prompts = caption_prompts(labels, photos) if split.says_more_than_classes else None
+    samples = sampler.sample(labels, settings.sampling, settings.seed, prompts)
     fake = measurer.with_cache(None).features(samples, "samples")
     if measurer.is_main_process:
         shutil.rmtree(folder)
@@ -79,5 +79,5 @@ def quick_evaluation(
         seed=settings.seed,
         extractor=measurer.extractor.describe(),
         sampling=settings.sampling,
-        prompts="data" if split.says_more_than_classes else "classes",
+        prompts="data" if prompts else "classes",
     )

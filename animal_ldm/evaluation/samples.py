@@ -42,20 +42,8 @@ def prompt_of(label: str) -> str:
     return with_article(label)
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Sample `i` is asked for with `texts[i]`, which names or describes the class `labels[i]`."""
-
-    labels: tuple[str, ...]
-    texts: tuple[str, ...]
-
-
-def class_prompts(labels: Sequence[str]) -> Prompts:
-    return Prompts(tuple(labels), tuple(map(prompt_of, labels)))
-
-
-def caption_prompts(labels: Sequence[str], photos: Images) -> Prompts:
-    """The k-th sample of a class takes a caption of the k-th photo of the class, after the last of the first again.
+def caption_prompts(labels: Sequence[str], photos: Images) -> list[str]:
+    """A prompt for a sample of each class: the k-th sample of a class takes a caption of the k-th photo of the class, after the last of the first again.
 
     So the texts are distributed as those of the photos, and the photos' own labels give each photo its own caption. Of
     several captions of a photo a hash of the class and k takes one.
@@ -69,7 +57,7 @@ def caption_prompts(labels: Sequence[str], photos: Images) -> Prompts:
         draw = hashlib.sha256(f"caption {ranks[label]} of {label}".encode()).digest()
         texts.append(of_photo[int.from_bytes(draw[:8]) % len(of_photo)])
         ranks[label] += 1
-    return Prompts(tuple(labels), tuple(texts))
+    return texts
 
 
 @dataclass(frozen=True)
@@ -82,14 +70,18 @@ class CachedSampler:
     # Accelerate's state, when every process makes the same calls and the samples shall be shared among them.
     state: PartialState | None = None
 
-    def sample(self, prompts: Prompts, sampling: Sampling, seed: int) -> Images:
-        """A sample of each prompt.
+    def sample(
+        self, labels: Sequence[str], sampling: Sampling, seed: int, prompts: Sequence[str] | None = None
+    ) -> Images:
+        """A sample of each prompt, or without them of "a zebra" for each label "zebra". It has the prompt as its caption.
 
         Args:
+            labels: class of each sample.
             seed: sample i starts from the noise of seed + i.
         """
         folder = self._folder_of(sampling, seed)
-        asked = zip(prompts.labels, prompts.texts, strict=True)
+        prompts = [*map(prompt_of, labels)] if prompts is None else prompts
+        asked = zip(labels, prompts, strict=True)
         files = tuple(folder / f"{i:06d}_{name_of(label, text)}.png" for i, (label, text) in enumerate(asked))
         rank, processes = (self.state.process_index, self.state.num_processes) if self.state else (0, 1)
         missing = [i for i, file in enumerate(files) if not file.is_file()][rank::processes]
@@ -97,7 +89,7 @@ class CachedSampler:
         self.pipeline.set_progress_bar_config(disable=True)
         sampled = sample_images(
             self.pipeline,
-            [prompts.texts[i] for i in missing],
+            [prompts[i] for i in missing],
             [seed + i for i in missing],
             sampling,
             self.batch_size,
@@ -111,7 +103,7 @@ class CachedSampler:
                     image.save(partial, format="png")
                 progress.update()
         self._wait()
-        return Images(files, prompts.labels, tuple((text,) for text in prompts.texts))
+        return Images(files, tuple(labels), tuple((text,) for text in prompts))
 
     def _folder_of(self, sampling: Sampling, seed: int) -> Path:
         settings = {

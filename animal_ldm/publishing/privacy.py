@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.records import MODEL_PREFIX
 from .training_record import KNOWN_MODELS, UNET_PRESETS, effective_arguments
 
 # Arguments that say where a run kept its files or found its own prompts: they had no effect on the model.
@@ -51,7 +52,7 @@ def public_report(content: Any, names: PublicNames) -> Any:
     """A report without the names of local files, at any depth: paths, and the arguments of every stage."""
     if isinstance(content, dict):
         return {
-            name: public_arguments(part, names)
+            public_source(name): public_arguments(part, names)
             if name in ("arguments", "defaults") and isinstance(part, dict)
             else public_report(part, names)
             for name, part in content.items()
@@ -59,6 +60,12 @@ def public_report(content: Any, names: PublicNames) -> Any:
     if isinstance(content, list):
         return [public_report(part, names) for part in content]
     return without_paths(content)
+
+
+def public_source(name: str) -> str:
+    """The source of a caption without the name of a local folder; other names as they are."""
+    local = name.startswith(MODEL_PREFIX) and "/" not in name
+    return MODEL_PREFIX + LOCAL_FOLDER if local else name
 
 
 def without_paths(value: Any) -> Any:

@@ -13,7 +13,7 @@ from animal_ldm.evaluation.features import Measurer
 from animal_ldm.evaluation.images import images_of_dataset
 from animal_ldm.evaluation.kernel_distance import kernel_distance
 from animal_ldm.evaluation.quick import QuickSettings, quick_evaluation
-from animal_ldm.evaluation.samples import CachedSampler, class_prompts, classes_of_samples
+from animal_ldm.evaluation.samples import CachedSampler, classes_of_samples
 from animal_ldm.sampling import Sampling
 
 
@@ -45,7 +45,7 @@ def test_quick_evaluation(tiny_pipeline_folder, prepared, tiny_resnet, settings,
     assert not list(tmp_path.rglob("*.png"))
 
     labels = classes_of_samples({"lion": 12, "polar bear": 9, "zebra": 6}, 12)
-    fake = measurer.features(CachedSampler(pipeline, tmp_path).sample(class_prompts(labels), settings.sampling, 5))
+    fake = measurer.features(CachedSampler(pipeline, tmp_path).sample(labels, settings.sampling, 5))
     reference = measure_reference(images_of_dataset(prepared), measurer, "validation")
     assert found.kernel_distance == kernel_distance(reference.photos.features, fake, seed=5).mean
 
