@@ -285,8 +285,8 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             unknown = self.unknown_words(prompt)
             if unknown:
                 logger.warning(
-                    f"The prompt {prompt!r} has words that are rare in the captions the model was trained on, or missing"
-                    f" there: {', '.join(unknown)}."
+                    f"The prompt {prompt!r} has words that are rare in the captions the model was trained on, or"
+                    f" missing there: {', '.join(unknown)}."
                 )
             # "" asks for an image of no particular class, which the model has learned for guidance.
             named = not prompt or not self.classes or any(names_class(prompt, name) for name in self.classes)

@@ -60,7 +60,10 @@ def carded(tiny_pipeline_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "tiny"
     shutil.copytree(tiny_pipeline_folder, folder)
     (folder / "README.md").write_text(CARD)
-    captions = {"examples": ["a black zebra, close-up"], "words": {"colour": ["white", "orange"], "framing": ["close-up"]}}
+    captions = {
+        "examples": ["a black zebra, close-up"],
+        "words": {"colour": ["white", "orange"], "framing": ["close-up"]},
+    }
     (folder / "training_report.json").write_text(json.dumps({"captions": captions}))
     for name in ("samples/00-zebra.png", "samples/01-elephant.png", "evaluation/squeeze net/samples.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -208,7 +208,13 @@ class TextReference:
             photos = RealPhotos(self.n, self.score)
             metrics.append(
                 Metric(
-                    name="clip_score", label="CLIP score", value=value, std=std, real_photos=photos, note=CLIP_NOTE, **common
+                    name="clip_score",
+                    label="CLIP score",
+                    value=value,
+                    std=std,
+                    real_photos=photos,
+                    note=CLIP_NOTE,
+                    **common,
                 )
             )
         if self.described is not None and any(words.words() for words in asked_of(samples)):

@@ -42,7 +42,7 @@ def save_sample_grid(samples: Images, results: Results, path: Path) -> None:
 
 
 def save_captioned_samples(samples: Images, results: Results, path: Path) -> None:
-    """The first samples whose prompts say more than the class, below their prompts: uncurated. Without any, no file."""
+    """The first samples whose prompts say more than the class, below the prompts: uncurated. Without any, no file."""
     path.unlink(missing_ok=True)
     first: dict[str, int] = {}
     for index, (text,) in enumerate(samples.captions or ()):

@@ -129,9 +129,9 @@ class Metric:
     """One number, complete in itself: it cannot be separated from its context.
 
     `name` is one of frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density,
-    coverage, prompt_accuracy, clip_score, colour_accuracy, background_accuracy, nearer_than_held_out, median_distance, nearer_than_closest_percent, authpct; or of
-    frechet_distance_ratio, precision_ratio, recall_ratio: the samples' score over that of real photos at the N that
-    both have (`n_generated` states it; absent where the photos score 0).
+    coverage, prompt_accuracy, nearer_than_held_out, median_distance, nearer_than_closest_percent, authpct, clip_score,
+    colour_accuracy, background_accuracy; or of frechet_distance_ratio, precision_ratio, recall_ratio: the samples'
+    score over that of real photos at the N that both have (`n_generated` states it; absent where the photos score 0).
     """
 
     name: str

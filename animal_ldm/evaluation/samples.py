@@ -43,10 +43,13 @@ def prompt_of(label: str) -> str:
 
 
 def caption_prompts(labels: Sequence[str], photos: Images) -> list[str]:
-    """A prompt for a sample of each class: the k-th sample of a class takes a caption of the k-th photo of the class, after the last of the first again.
+    """A prompt for each sample: the k-th sample of a class takes a caption of the k-th photo of that class.
 
-    So the texts are distributed as those of the photos, and the photos' own labels give each photo its own caption. Of
-    several captions of a photo a hash of the class and k takes one.
+    After the last photo comes the first again. So the texts are distributed as those of the photos, and the photos' own
+    labels give each photo its own caption. Of several captions of a photo a hash of the class and k takes one.
+
+    Args:
+        labels: class of each sample.
     """
     captions = defaultdict(list)
     for label, texts in zip(photos.labels or (), photos.captions or (), strict=True):
@@ -73,11 +76,12 @@ class CachedSampler:
     def sample(
         self, labels: Sequence[str], sampling: Sampling, seed: int, prompts: Sequence[str] | None = None
     ) -> Images:
-        """A sample of each prompt, or without them of "a zebra" for each label "zebra". It has the prompt as its caption.
+        """A sample for each label, with its prompt as its caption.
 
         Args:
             labels: class of each sample.
             seed: sample i starts from the noise of seed + i.
+            prompts: of each sample; by default "a zebra" for the label "zebra".
         """
         folder = self._folder_of(sampling, seed)
         prompts = [*map(prompt_of, labels)] if prompts is None else prompts

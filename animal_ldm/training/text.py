@@ -63,11 +63,14 @@ def known_words(captions: Iterable[str]) -> str:
 def caption_record(train_split: PreparedSplit, validation_split: PreparedSplit, seed: int) -> dict[str, Any]:
     """What the training report says of the captions.
 
-    `sources` counts the training captions by source, as `PreparedSplit.source_counts`. `words` lists the measured words
-    they state by kind, the most frequent first. `examples` are a few validation captions, none of them a template.
+    `sources` counts the training captions by source, as `PreparedSplit.source_counts`. `words` lists the measured
+    words they state by kind, the most frequent first. `examples` are a few validation captions, none of them a
+    template.
     """
     labelled = zip(train_split.captions, train_split.labels, strict=True)
-    counts = Counter(word for texts, label in labelled for text in texts for word in asked_words(text, label).words().items())
+    counts = Counter(
+        word for texts, label in labelled for text in texts for word in asked_words(text, label).words().items()
+    )
     words: dict[str, list[str]] = {}
     for kind, word in sorted(counts, key=lambda found: (-counts[found], found)):
         words.setdefault(kind, []).append(word)

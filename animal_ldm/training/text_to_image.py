@@ -170,7 +170,11 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     text_encoder.to(device).train(text_is_trained).requires_grad_(text_is_trained)
     latent_size = arguments.image_size // downsample_factor(vae)
     unet = load_unet(
-        arguments.fork or arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
+        arguments.fork or arguments.unet,
+        latent_size,
+        vae.config.latent_channels,
+        text_encoder.config.hidden_size,
+        arguments.dropout,
     ).train()
     use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:

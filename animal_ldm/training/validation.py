@@ -77,7 +77,9 @@ def grid_captions(split: PreparedSplit, arguments: TrainingArguments) -> list[st
         ) from error
     own = [line.strip() for line in lines if line.strip()]
     if not own:
-        raise InputError(f"--validation_prompts: {arguments.validation_prompts} holds no prompt; expected one per line.")
+        raise InputError(
+            f"--validation_prompts: {arguments.validation_prompts} holds no prompt; expected one per line."
+        )
     return captions + own
 
 

@@ -154,8 +154,16 @@ def test_described_captions(attributes, expected):
     assert [text.removeprefix("a photo of ") for text in captions] == ([expected] if expected else [])
 
 
-@pytest.mark.parametrize("attributes", [Attributes(), Attributes("white"), Attributes("black and white", "orange"),
-                                        Attributes("brown", "green", "close-up", "two"), Attributes("", "blue", "", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        Attributes(),
+        Attributes("white"),
+        Attributes("black and white", "orange"),
+        Attributes("brown", "green", "close-up", "two"),
+        Attributes(background="blue"),
+    ],
+)
 @pytest.mark.parametrize("name", ["horse", "polar bear", "fox"])
 def test_the_words_of_a_description_are_found_in_it(attributes, name):
     for text in described_captions(name, attributes, 0, "photo")[:1]:  # the one with all words

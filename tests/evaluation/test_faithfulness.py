@@ -13,14 +13,19 @@ from animal_ldm.data.attributes import Attributes
 from animal_ldm.data.prepared import load_split
 from animal_ldm.evaluation.extractors import load_extractor
 from animal_ldm.evaluation.faithfulness import Described, attribute_results, clip_score, described, share_unasked
-from animal_ldm.evaluation.images import Images, images_of_split
+from animal_ldm.evaluation.images import images_of_split
 from animal_ldm.evaluation.results import AttributeResult, read_results
 
 from ..conftest import tiny_tokenizer
 from ..data.test_attributes import scene
 
 # (class, colour, background) of the photos; the last is not what its caption says
-SCENES = [("horse", "white", "green"), ("horse", "black", "green"), ("lion", "orange", "blue"), ("lion", "brown", "blue")]
+SCENES = [
+    ("horse", "white", "green"),
+    ("horse", "black", "green"),
+    ("lion", "orange", "blue"),
+    ("lion", "brown", "blue"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -134,9 +134,11 @@ def test_captions_that_say_more_than_the_class(arguments, tmp_path):
             line["texts"] = [line["text"], f"an orange {line['label']} on a green background, number {number}"]
         (data / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "prompts.txt").write_text("two zebras\n\n a lion at night\n")
-    own = dataclasses.replace(arguments, data=str(data), validation_prompts=str(tmp_path / "prompts.txt"), num_epochs=1)
+    own = dataclasses.replace(
+        arguments, data=str(data), validation_prompts=str(tmp_path / "prompts.txt"), num_epochs=1
+    )
     train(own)
-    # two classes, four captions of the validation photos, two prompts of one's own; a line of text above all but the classes
+    # two classes; four captions of the validation photos and two prompts of one's own, each below a line of text
     grid = Image.open(Path(own.output_dir, "samples", "samples-0000000024.png"))
     assert grid.size == (2 * 16, 2 * 16 + 6 * (16 + 18))
     pipeline = AnimalLDMPipeline.from_pretrained(own.output_dir)
