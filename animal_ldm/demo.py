@@ -120,8 +120,8 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #prompt textarea { font-size: 20px; }
 #words { gap: 8px; flex-wrap: wrap; }
 #attributes { gap: 6px; flex-wrap: wrap; }
-#words button { font-size: 16px; }
-#words button, #attributes button { flex: 0 0 auto; min-width: 0; width: auto; padding: 7px 14px; border-radius: 99px; }
+#words button, #attributes button { flex: 0 0 auto; min-width: 0; width: auto; border-radius: 99px; }
+#words button { padding: 7px 14px; font-size: 16px; }
 #attributes button { padding: 4px 11px; font-size: 14px; }
 #settings #seed .block { padding-bottom: 0; }
 #seed { align-items: end; gap: 10px; flex-wrap: nowrap; }

@@ -132,7 +132,7 @@ def as_texts(column: str, value: Any) -> tuple[str, ...]:
 
 
 def sources_of(row: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Where each of `texts` comes from, as far as the line of a prepared dataset says it; the others are the user's."""
+    """Where each of `texts` comes from, as far as the line of a prepared dataset says; the others are the user's."""
     listed, sources = row.get("texts"), row.get("caption_sources")
     if not (isinstance(listed, list) and isinstance(sources, list) and len(listed) == len(sources)):
         return (OWN,) * len(texts)

@@ -45,8 +45,8 @@ def prompt_of(label: str) -> str:
 def caption_prompts(labels: Sequence[str], photos: Images) -> list[str]:
     """A prompt for each sample: the k-th sample of a class takes a caption of the k-th photo of that class.
 
-    After the last photo comes the first again. So the texts are distributed as those of the photos, and the photos' own
-    labels give each photo its own caption. Of several captions of a photo a hash of the class and k takes one.
+    After the last photo comes the first again. So the texts are distributed as those of the photos, and the photos'
+    own labels give each photo its own caption. Of several captions of a photo a hash of the class and k takes one.
 
     Args:
         labels: class of each sample.

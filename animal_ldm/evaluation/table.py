@@ -6,9 +6,10 @@ from .results import AttributeResult, AutoencoderResult, ClassResult, Metric, Re
 
 PROMPTS = {"classes": "class names", "data": "captions of the photos"}
 HOW_TO_READ_WORDS = (
-    "silent: images of which the measure says no colour or no background at all; the shares are of the others. Unasked: "
-    "the share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose captions have the "
-    "word, measured in the same way, without boxes. Framing and number are not measured: their measure needs boxes."
+    "silent: images of which the measure says no colour or no background at all; the shares are of the others. "
+    "Unasked: the share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose captions "
+    "have the word, measured in the same way, without boxes. Framing and number are not measured: their measure needs "
+    "boxes."
 )
 
 
