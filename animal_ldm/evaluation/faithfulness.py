@@ -118,15 +118,15 @@ def share_shown(rows: Sequence[tuple[str, str, str]], word: str | None = None) -
     return Share(len(found), len(hits), sum(hits) / len(hits) if hits else None)
 
 
-def share_unasked(rows: Sequence[tuple[str, str, str]], word: str) -> float | None:
-    """The share of `word` among images asked for none, their classes weighted as among those asked for it."""
+def share_unasked(rows: Sequence[tuple[str, str, str]], word: str) -> tuple[int, float | None]:
+    """Images asked for none of which any is told, and the share of `word`, weighted by class as where it is asked."""
     weights = Counter(label for label, asked, _ in rows if asked == word)
-    total = value = 0.0
+    n, total, value = 0, 0.0, 0.0
     for name, weight in weights.items():
         told = [told == word for label, asked, told in rows if label == name and not asked and told]
         if told:
-            total, value = total + weight, value + weight * sum(told) / len(told)
-    return value / total if total else None
+            n, total, value = n + len(told), total + weight, value + weight * sum(told) / len(told)
+    return n, value / total if total else None
 
 
 def attribute_results(samples: Described, photos: Described) -> Iterator[AttributeResult]:
@@ -140,13 +140,15 @@ def attribute_results(samples: Described, photos: Described) -> Iterator[Attribu
         counts = Counter(asked for _, asked, _ in rows if asked)
         for word in sorted(counts, key=lambda word: (-counts[word], word)):
             of_samples, real = share_shown(rows, word), share_shown(real_rows, word)
+            n_unasked, unasked = share_unasked(rows, word)
             yield AttributeResult(
                 kind=kind,
                 word=word,
                 n_asked=of_samples.asked,
                 n_told=of_samples.told,
                 share=of_samples.value,
-                share_unasked=share_unasked(rows, word),
+                n_unasked=n_unasked,
+                share_unasked=unasked,
                 n_photos_asked=real.asked,
                 n_photos_told=real.told,
                 share_photos=real.value,

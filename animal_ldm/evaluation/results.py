@@ -198,8 +198,9 @@ class AttributeResult:
     n_asked: int  # samples whose prompt asks for the word
     n_told: int  # those of them of which the measure says a word of this kind
     share: float | None  # of `n_told`, those that show the word; None where there are none
-    # The share of the word in samples of the same classes whose prompts ask for no word of this kind: what the classes
-    # alone give. None where there are none.
+    # Samples of the same classes whose prompts ask for no word of this kind, of which the measure says any, and the
+    # share of the word there: what the classes alone give.
+    n_unasked: int
     share_unasked: float | None
     n_photos_asked: int  # the same of held-out photos
     n_photos_told: int

@@ -7,9 +7,9 @@ from .results import AttributeResult, AutoencoderResult, ClassResult, Metric, Re
 PROMPTS = {"classes": "class names", "data": "captions of the photos"}
 HOW_TO_READ_WORDS = (
     "silent: images of which the measure says no colour or no background at all; the shares are of the others. "
-    "Unasked: the share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose captions "
-    "have the word, measured in the same way, without boxes. Framing and number are not measured: their measure needs "
-    "boxes."
+    "Unasked: the share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose "
+    "captions have the word, measured in the same way, without boxes. Framing and number are not measured: their "
+    "measure needs boxes. Captions of `prepare --describe` state what this measure found, so their photos score high."
 )
 
 
@@ -86,7 +86,7 @@ def attribute_rows(words: Sequence[AttributeResult]) -> Iterator[tuple[str, ...]
             f"{found.n_asked:,}",
             share(found.n_asked - found.n_told, found.n_asked),
             percent(found.share),
-            percent(found.share_unasked),
+            f"{percent(found.share_unasked)} of {found.n_unasked:,}" if found.n_unasked else "",
             f"{found.n_photos_asked:,}",
             share(found.n_photos_asked - found.n_photos_told, found.n_photos_asked),
             percent(found.share_photos),

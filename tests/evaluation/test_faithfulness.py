@@ -144,15 +144,15 @@ def test_shares_are_of_the_images_of_which_anything_is_told():
     )  # fmt: skip
     photos = images(("horse", "white", "white"), ("horse", "white", ""), ("horse", "brown", "white"))
     white, black = attribute_results(samples, photos)
-    assert white == AttributeResult("colour", "white", 8, 4, 0.75, 0.25, 2, 1, 1.0)
-    assert black == AttributeResult("colour", "black", 1, 0, None, 0.0, 0, 0, None)
+    assert white == AttributeResult("colour", "white", 8, 4, 0.75, 4, 0.25, 2, 1, 1.0)
+    assert black == AttributeResult("colour", "black", 1, 0, None, 1, 0.0, 0, 0, None)
 
 
 def test_the_share_without_asking_is_of_the_same_classes():
     rows = [("horse", "white", "white")] * 3 + [("cat", "white", "white")]
     rows += [("horse", "", "white"), ("horse", "", "brown"), ("cat", "", "white"), ("dog", "", "black")]
-    assert share_unasked(rows, "white") == (3 * 0.5 + 1) / 4
-    assert share_unasked(rows, "red") is None
+    assert share_unasked(rows, "white") == (3, (3 * 0.5 + 1) / 4)
+    assert share_unasked(rows, "red") == (0, None)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ def test_sections_of_the_original_card(training_report, evaluation):
 
 def test_prompts_and_words_they_ask_for(training_report, evaluation):
     words = [
-        AttributeResult("colour", "white", 40, 30, 0.8, 0.25, 10, 8, 0.875),
-        AttributeResult("background", "green", 9, 0, None, None, 0, 0, None),
+        AttributeResult("colour", "white", 40, 30, 0.8, 1200, 0.25, 10, 8, 0.875),
+        AttributeResult("background", "green", 9, 0, None, 0, None, 0, 0, None),
     ]
     sampling = replace(evaluation.results.sampling, prompts={}, prompts_from="data", distinct_prompts=31)
     accuracy = replace(evaluation.results.metrics[-2], name="colour_accuracy", label="colour accuracy")
@@ -120,7 +120,7 @@ def test_prompts_and_words_they_ask_for(training_report, evaluation):
     metrics = [*evaluation.results.metrics, accuracy, score]
     found = changed(evaluation, per_attribute=words, sampling=sampling, metrics=metrics)
     card = card_of(training_report, [found])
-    assert row(card, "colour white") == ["colour white", "40", "25%", "80%", "25%", "10", "20%", "88%"]
+    assert row(card, "colour white") == ["colour white", "40", "25%", "80%", "25% of 1,200", "10", "20%", "88%"]
     assert row(card, "background green") == ["background green", "9", "100%", "", "", "0", "", ""]
     assert "prompts: captions of the photos" in card and "Framing and number are not measured" in card
     assert "- **CLIP score**" in card and "- **Colour and background accuracy**" in card
