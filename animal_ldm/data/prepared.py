@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..files import read_regular, why
 from .attributes import Attributes
 from .captions import caption_sources
-from .reading import METADATA_BYTES, inside, read_regular, why
+from .reading import METADATA_BYTES, inside
 from .records import NO_CAPTION, TEMPLATE, MetadataLine
 
 

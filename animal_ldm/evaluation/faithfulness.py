@@ -162,7 +162,7 @@ def attribute_results(samples: Described, photos: Described) -> Iterator[Attribu
 class TextReport:
     """What `TextReference.measure` finds, as parts of `Results`."""
 
-    metrics: list[Metric]
+    metrics: list[list[Metric]]  # by extractor; those of measured words are with the first
     per_attribute: list[AttributeResult] | None  # None where no prompt asks for a measured word
 
 
@@ -175,7 +175,7 @@ class TextReference:
         measurer: of the samples.
         seed: of the samples.
         n: number of photos.
-        score: CLIP score of the photos with a caption of theirs; None if the extractor does not read.
+        scores: by extractor, the CLIP score of the photos with a caption of theirs; None if it does not read.
         described: the photos with a caption that states a colour or background; None without prompts from the data.
     """
 
@@ -183,66 +183,72 @@ class TextReference:
     measurer: Measurer
     seed: int
     n: int
-    score: float | None
+    scores: Sequence[float | None]
     described: Described | None
 
-    def measure(self, samples: Images, sample_sets: Sequence[FeatureSet], sampling: Sampling) -> TextReport:
-        """Measure samples: sets of equal size with the features of `samples`, whose captions are their prompts."""
-        n = len(sample_sets[0])
-        parts = [slice(start, start + n) for start in range(0, n * len(sample_sets), n)]
-        common: dict[str, Any] = {
+    def measure(self, samples: Images, sample_sets: Sequence[Sequence[FeatureSet]], sampling: Sampling) -> TextReport:
+        """Measure samples whose captions are the prompts.
+
+        Args:
+            sample_sets: by extractor, the features of `samples` as sets of equal size.
+        """
+        n = len(sample_sets[0][0])
+        parts = [slice(start, start + n) for start in range(0, n * len(sample_sets[0]), n)]
+        common = {
             "better": "higher",
-            "repeats": len(sample_sets),
+            "repeats": len(parts),
             "n_generated": n,
             "n_real": self.n,
             "k": None,
             "seed": self.seed,
-            "extractor": self.measurer.extractor.describe(),
             "sampling": sampling,
         }
-        metrics, per_attribute = [], None
-        if self.score is not None:
-            texts = self.measurer.extractor.embed_texts(self.prompts)
-            scores = [
-                clip_score(found.features.cpu(), texts[part]) for found, part in zip(sample_sets, parts, strict=True)
-            ]
-            value, std = mean_and_std(scores)
-            photos = RealPhotos(self.n, self.score)
-            metrics.append(
-                Metric(
-                    name="clip_score",
-                    label="CLIP score",
-                    value=value,
-                    std=std,
-                    real_photos=photos,
-                    note=CLIP_NOTE,
-                    **common,
+        metrics: list[list[Metric]] = [[] for _ in sample_sets]
+        for extractor, score, sets, own in zip(
+            self.measurer.extractors, self.scores, sample_sets, metrics, strict=True
+        ):
+            if score is not None:
+                texts = extractor.embed_texts(self.prompts)
+                scores = [
+                    clip_score(found.features.cpu(), texts[part]) for found, part in zip(sets, parts, strict=True)
+                ]
+                own.append(
+                    clip_metric(scores, RealPhotos(self.n, score), common | {"extractor": extractor.describe()})
                 )
-            )
-        if self.described is not None and any(words.words() for words in asked_of(samples)):
-            found = described(samples, "words of samples", self.measurer.workers)
-            per_attribute = list(attribute_results(found, self.described))
-            for kind in KINDS:
-                metrics += attribute_metrics(kind, found, parts, self.described, common)
-        return TextReport(metrics, per_attribute)
+        if self.described is None or not any(words.words() for words in asked_of(samples)):
+            return TextReport(metrics, None)
+        found = described(samples, "words of samples", self.measurer.workers)
+        common["extractor"] = self.measurer.extractor.describe()
+        for kind in KINDS:
+            metrics[0] += attribute_metrics(kind, found, parts, self.described, common)
+        return TextReport(metrics, list(attribute_results(found, self.described)))
 
 
 def held_out_texts(
-    photos: Images, features: FeatureSet, captions: Sequence[str], measurer: Measurer, with_words: bool
-) -> tuple[float | None, Described | None]:
-    """`score` and `described` of a `TextReference`.
+    photos: Images, features: Sequence[FeatureSet], captions: Sequence[str], measurer: Measurer, with_words: bool
+) -> tuple[list[float | None], Described | None]:
+    """`scores` and `described` of a `TextReference`.
 
     Args:
+        features: of the photos, by extractor.
         captions: one of each photo, chosen as the samples' prompts.
         with_words: whether to measure colours and backgrounds.
     """
-    score, found = None, None
-    if measurer.extractor.text_network is not None:
-        score = clip_score(features.features.cpu(), measurer.extractor.embed_texts(captions))
-    if with_words:
-        stated = [index for index, words in enumerate(asked_of(photos)) if words.words()]
-        found = described(photos.take(stated), "words of photos", measurer.workers)
-    return score, found
+    scores = [
+        clip_score(found.features.cpu(), extractor.embed_texts(captions)) if extractor.text_network else None
+        for extractor, found in zip(measurer.extractors, features, strict=True)
+    ]
+    if not with_words:
+        return scores, None
+    stated = [index for index, words in enumerate(asked_of(photos)) if words.words()]
+    return scores, described(photos.take(stated), "words of photos", measurer.workers)
+
+
+def clip_metric(scores: Sequence[float], photos: RealPhotos, common: dict[str, Any]) -> Metric:
+    value, std = mean_and_std(scores)
+    return Metric(
+        name="clip_score", label="CLIP score", value=value, std=std, real_photos=photos, note=CLIP_NOTE, **common
+    )
 
 
 def attribute_metrics(
