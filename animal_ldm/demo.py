@@ -50,6 +50,7 @@ MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
 WORD_KINDS = ("colour", "background", "framing")
 MOST_WORDS = 6  # of a kind
+MOST_CHARACTERS = 20_000_000  # of a training report; a longer one is not read
 LONGEST_PROMPT = 1000  # characters; fewer than this many tokens are read anyway
 MOST_PROMPTS, LONGEST_TITLE = 100, 80  # buttons; characters of one, and of the model's name
 MOST_WAITING = 40  # requests in the queue; later ones are told that it is full
@@ -238,14 +239,15 @@ def read_captions(model: str) -> Captions:
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["training_report.json"]))
     try:
-        found = json.loads((folder / "training_report.json").read_text(encoding="utf-8"))["captions"]
+        with (folder / "training_report.json").open(encoding="utf-8") as file:
+            found = json.loads(file.read(MOST_CHARACTERS))["captions"]
         usable = {
             kind: [word for word in found["words"].get(kind, ()) if re.fullmatch("[a-z -]{3,20}", word)]
             for kind in WORD_KINDS
         }
         words = {kind: known[:MOST_WORDS] for kind, known in usable.items()}
         return Captions([*map(str, found["examples"])][:MOST_WORDS], words)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Captions([], {})
 
 

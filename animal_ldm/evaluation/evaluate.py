@@ -98,8 +98,9 @@ def evaluate(
         of_texts = texts.measure(samples, sample_sets, sampling)
         sweeps, autoencoders = run.sweeps(), run.reconstructions(photos["validation"])
     reports = [measure(*both, settings.seed, sampling) for both in zip(references, sample_sets, strict=True)]
-    for report, metrics in zip(reports, of_texts.metrics, strict=True):
-        report.metrics.extend(metrics)
+    reports = [
+        replace(report, metrics=report.metrics + more) for report, more in zip(reports, of_texts.metrics, strict=True)
+    ]
     first, *more = [
         Measurement(reference.extractor, **vars(report), sweep=sweep, autoencoder=autoencoder)
         for reference, report, sweep, autoencoder in zip(references, reports, sweeps, autoencoders, strict=True)
