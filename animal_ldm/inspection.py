@@ -105,6 +105,8 @@ def check_pipeline(folder: Path) -> None:
     if missing := [part for part in KINDS if index.get(part) in (None, [None, None])]:
         raise InputError(f"The model_index.json in {folder} lacks {', '.join(missing)}.")
     _check_classes(folder, index.get("classes"))
+    if not isinstance(index.get("vocabulary"), str | None):
+        raise InputError(f"`vocabulary` in {folder}/model_index.json must be words with spaces between them.")
     networks = {part: check_component(folder / part, part) for part in KINDS}
     _check_fit(folder, **networks)
 

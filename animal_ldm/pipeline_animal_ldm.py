@@ -55,6 +55,11 @@ EXAMPLE_DOC_STRING = """
 """
 
 
+def words_of(text: str) -> list[str]:
+    """The words of `text` in lower case, in order, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
 def names_class(prompt: str, class_name: str) -> bool:
     """Whether `prompt` contains `class_name` or its plural as whole words, in upper or lower case."""
     name = class_name.lower()
@@ -102,6 +107,9 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             The classes the model was trained on. A prompt that names none of them gets a warning. The config holds
             them as `{name: index}`, because loading from the Hub takes every list in `model_index.json` for a
             component; [`AnimalLDMPipeline.classes`] gives the list.
+        vocabulary (`str`, *optional*):
+            The most frequent words of the training captions, separated by spaces. A prompt with other words gets a
+            warning that names them; one that names no class gets none if all of its words are known.
         requires_safety_checker (`bool`, defaults to `False`):
             Not used here; written to the config so that `StableDiffusionPipeline` does not expect a safety checker.
     """
@@ -118,12 +126,14 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         scheduler: KarrasDiffusionSchedulers,
         classes: list[str] | dict[str, int] | None = None,
         requires_safety_checker: bool = False,
+        vocabulary: str | None = None,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_to_config(
             classes={name: index for index, name in enumerate(sorted(classes))} if classes else None,
             requires_safety_checker=requires_safety_checker,
+            vocabulary=vocabulary,
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -132,6 +142,16 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
     def classes(self) -> list[str]:
         """The classes the model was trained on, sorted; empty if they are not known."""
         return list(self.config.classes or ())
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of `prompt` that belong neither to the vocabulary nor to a class; empty without a vocabulary."""
+        known = set((self.config.vocabulary or "").split())
+        class_words = {word for name in self.classes for word in words_of(name)}
+        return [
+            word
+            for word in dict.fromkeys(words_of(prompt))
+            if known and word not in known and not any(names_class(word, name) for name in class_words)
+        ]
 
     def check_inputs(
         self,
@@ -213,7 +233,8 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         """
         Encode B prompts and their negative prompts, each repeated `num_images_per_prompt` times.
 
-        Warns about prompts longer than the text encoder accepts, and about prompts that name no class of the model.
+        Warns about prompts longer than the text encoder accepts, and about prompts with words that the model does not
+        know or, if its vocabulary is not known, without a class of the model.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): B texts; None with `prompt_embeds`.
@@ -231,7 +252,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         device = device or self._execution_device
         batch_size = self._batch_size(prompt, prompt_embeds)
         if prompt_embeds is None:
-            self._warn_about_unknown_classes(prompt)
+            self._warn_about_unknown_prompts(prompt)
             prompt_embeds = self._embed(prompt, self.tokenizer.model_max_length, device)
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             if not isinstance(negative_prompt, list):
@@ -259,12 +280,17 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         padded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return self.text_encoder(padded.input_ids.to(device))[0]
 
-    def _warn_about_unknown_classes(self, prompts: str | list[str]) -> None:
-        if not self.classes:
-            return
+    def _warn_about_unknown_prompts(self, prompts: str | list[str]) -> None:
         for prompt in dict.fromkeys([prompts] if isinstance(prompts, str) else prompts):
+            unknown = self.unknown_words(prompt)
+            if unknown:
+                logger.warning(
+                    f"The prompt {prompt!r} has words that are rare in the captions the model was trained on, or"
+                    f" missing there: {', '.join(unknown)}."
+                )
             # "" asks for an image of no particular class, which the model has learned for guidance.
-            if prompt and not any(names_class(prompt, class_name) for class_name in self.classes):
+            named = not prompt or not self.classes or any(names_class(prompt, name) for name in self.classes)
+            if not named and (unknown or not self.config.vocabulary):
                 logger.warning(
                     f"The prompt {prompt!r} names none of the classes the model was trained on:"
                     f" {', '.join(self.classes)}."

@@ -648,6 +648,28 @@ def test_prompt_that_names_no_class_warns(pipe, prompt, library_warnings):
     assert "lion, polar bear, wolf, zebra" in message
 
 
+@pytest.mark.parametrize(
+    ("prompt", "unknown", "warnings"),
+    [
+        ("a white zebra", [], 0),
+        ("Two polar bears!", [], 0),  # the class and its plural, though no caption has them
+        ("white, at the river", [], 0),  # as a caption without its class
+        ("a Purple zebra on purple", ["purple"], 1),
+        ("a purple pony", ["purple", "pony"], 2),  # names no class either
+        ("", [], 0),
+    ],
+)
+def test_prompt_with_words_that_no_caption_has_warns(tmp_path, library_warnings, prompt, unknown, warnings):
+    known = {"classes": TINY_CLASSES, "vocabulary": "a white zebra at the river on two"}
+    AnimalLDMPipeline(**tiny_components(), **known).save_pretrained(tmp_path)
+    pipe = AnimalLDMPipeline.from_pretrained(tmp_path)
+    assert pipe.unknown_words(prompt) == unknown
+    pipe.encode_prompt(prompt)
+    messages = library_warnings()
+    assert len(messages) == warnings
+    assert not unknown or messages[0].endswith(f"or missing there: {', '.join(unknown)}.")
+
+
 def test_model_without_classes_takes_any_prompt(library_warnings):
     generate(AnimalLDMPipeline(**tiny_components()), prompt="a pony")
     assert library_warnings() == []

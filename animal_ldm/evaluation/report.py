@@ -78,6 +78,10 @@ class Reference:
     def other(self) -> FeatureSet:
         return self.validation if self.split == "train" else self.train
 
+    @property
+    def tells_classes_apart(self) -> bool:
+        return len(set(self.train.labels or ())) > 1
+
     @cached_property
     def gaussian(self) -> Gaussian:
         return fit_gaussian(self.photos.features)
@@ -118,7 +122,7 @@ def measure(
     compared = compare_all(reference, sample_sets, seed, errors)
     context = _Context(reference, sample_sets, seed, sampling, compared)
     metrics = [*distance_metrics(context), *neighbour_metrics(context)]
-    if sample_sets[0].labels:
+    if sample_sets[0].labels and reference.tells_classes_apart:
         metrics.append(prompt_accuracy(context))
     metrics += memorisation_metrics(context)
     samples, photos = (Curve(**asdict(found.curve)) for found in (compared.whole[0], compared.photos))
@@ -414,7 +418,7 @@ def share_recognised(reference: Reference, images: FeatureSet) -> float:
 def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[ClassResult] | None:
     """Per class, over all sample sets: the share that the probe assigns to it, and the most frequent mistake."""
     labels = [label for samples in sample_sets for label in samples.labels or ()]
-    if not labels:
+    if not labels or not reference.tells_classes_apart:
         return None
     predicted = [guess for samples in sample_sets for guess in reference.probe.predict(samples.features.cpu())]
     validation = reference.validation

@@ -195,6 +195,9 @@ class DiffusionLoggingOptions(LoggingOptions, Sampling):
 
     # Images per class in the sample grid that each validation writes.
     samples_per_class: Irrelevant[int] = 4
+    # Text file with prompts of your own, one per line: a row each in the sample grid, below the classes and, where the
+    # captions say more than the class, a few captions of the validation split.
+    validation_prompts: Irrelevant[str | None] = None
     # Photos between two evaluations of the averaged weights: KID of samples against the validation photos. The best
     # weights go to OUTPUT_DIR/best. 0 turns evaluation off.
     eval_every: Irrelevant[int] = 0

@@ -53,8 +53,8 @@ from .objective import (
 )
 from .run import Run, accumulate, learning_rate_schedule, start_accelerator
 from .stream import ImageStream, step_generator, step_seed
-from .text import Captions, load_text_encoder, take_over
-from .validation import BestWeights, inference, sample_grid, save_pipeline, validation_loss
+from .text import Captions, caption_record, known_words, load_text_encoder, take_over
+from .validation import BestWeights, grid_captions, inference, sample_grid, save_pipeline, validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     accelerator = start_accelerator(arguments)
     device = accelerator.device
     train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
+    captions = grid_captions(validation_split, arguments)
 
     # everything that may have to be downloaded comes first
     networks = load_networks(arguments, train_split.all_captions, device)
@@ -110,7 +111,7 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     trainer = Trainer(accelerator, arguments, networks, run.total_steps)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
-    pipeline = build_pipeline(arguments, networks, train_split.classes)
+    pipeline = build_pipeline(arguments, networks, train_split)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
 
@@ -129,7 +130,7 @@ def train(arguments: TrainingArguments) -> Path | None:
             with trainer.averaged():
                 loss = validation_loss(trainer.model, trainer.noise_scheduler, validation_batch, device)
                 run.announce({"validation/loss": loss})
-                run.log_image("samples", sample_grid(pipeline, arguments))
+                run.log_image("samples", sample_grid(pipeline, arguments, captions))
         if best is not None and run.due(arguments.eval_every):
             with trainer.averaged():
                 best.evaluate()
@@ -139,7 +140,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     if accelerator.is_main_process:
         with trainer.ema.swapped_in():
             save_pipeline(pipeline, run.output_dir, arguments.save_dtype)
-        write_report(run, train_split, networks, autoencoder)
+        write_report(run, train_split, validation_split, networks, autoencoder)
     accelerator.end_training()
     return run.output_dir if accelerator.is_main_process else None
 
@@ -225,7 +226,7 @@ def trained_configs(networks: Networks) -> Configs:
     return Configs(networks.unet, networks.tokenizer, text_encoder)
 
 
-def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: list[str]) -> AnimalLDMPipeline:
+def build_pipeline(arguments: TrainingArguments, networks: Networks, train_split: PreparedSplit) -> AnimalLDMPipeline:
     """A pipeline over the networks in training: it always has their current weights."""
     noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
     pipeline = AnimalLDMPipeline(
@@ -234,7 +235,8 @@ def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: li
         tokenizer=networks.tokenizer,
         unet=networks.unet,
         scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
-        classes=classes,
+        classes=train_split.classes,
+        vocabulary=known_words(train_split.all_captions),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -335,7 +337,13 @@ class Trainer:
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def write_report(run: Run, train_split: PreparedSplit, networks: Networks, autoencoder: dict | None) -> None:
+def write_report(
+    run: Run,
+    train_split: PreparedSplit,
+    validation_split: PreparedSplit,
+    networks: Networks,
+    autoencoder: dict | None,
+) -> None:
     """Write `training_report.json` beside the saved pipeline.
 
     Args:
@@ -345,6 +353,7 @@ def write_report(run: Run, train_split: PreparedSplit, networks: Networks, autoe
     run.write_report(
         training_photos=len(train_split),
         classes=train_split.classes,
+        captions=caption_record(train_split, validation_split, run.arguments.seed),
         architecture={
             "autoencoder": autoencoder_architecture(networks.vae),
             "text_encoder": text_encoder_architecture(networks.text_encoder),

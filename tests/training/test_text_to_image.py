@@ -131,6 +131,39 @@ def test_report_says_what_was_done(arguments):
     assert report["autoencoder"] is None
 
 
+def test_captions_that_say_more_than_the_class(arguments, tmp_path):
+    """Rows of the grid, words in the pipeline's config, and what the report tells the card and the demo."""
+    data = shutil.copytree(arguments.data, tmp_path / "data")
+    for split in ("train", "validation"):
+        lines = [json.loads(line) for line in (data / split / "metadata.jsonl").read_text().splitlines()]
+        for number, line in enumerate(lines):
+            line["texts"] = [line["text"], f"an orange {line['label']} on a green background, number {number}"]
+        (data / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "prompts.txt").write_text("two zebras\n\n a lion at night\n")
+    own = dataclasses.replace(
+        arguments, data=str(data), validation_prompts=str(tmp_path / "prompts.txt"), num_epochs=1
+    )
+    train(own)
+    # two classes; four captions of the validation photos and two prompts of one's own, each below a line of text
+    grid = Image.open(Path(own.output_dir, "samples", "samples-0000000024.png"))
+    assert grid.size == (2 * 16, 2 * 16 + 6 * (16 + 18))
+    pipeline = AnimalLDMPipeline.from_pretrained(own.output_dir)
+    assert pipeline.unknown_words("two orange lions on a mat, number 7") == ["two", "mat"]
+    captions = json.loads(Path(own.output_dir, "training_report.json").read_text())["captions"]
+    assert captions["sources"] == {"template": 24, "own": 24}
+    assert captions["words"] == {"background": ["green"], "colour": ["orange"]}
+    assert len(set(captions["examples"])) == 4 and all("on a green" in text for text in captions["examples"])
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("\n \n", "holds no prompt")])
+def test_prompts_of_ones_own_that_cannot_be_used(arguments, tmp_path, content, message):
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=f"--validation_prompts.*{message}"):
+        train(dataclasses.replace(arguments, validation_prompts=str(file)))
+
+
 def test_report_takes_facts_of_the_networks_from_the_networks(arguments):
     train(arguments)
     report = json.loads(Path(arguments.output_dir, "training_report.json").read_text())
