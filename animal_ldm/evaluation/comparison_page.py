@@ -32,6 +32,7 @@ PICTURED = (
 )
 PER_LINE = 5  # of them
 EXPLAINED = (
+    "↓ lower is better, ↑ higher is better, ≈ near real photos is better.",
     "± is the standard error over the choice of samples or, over several sample sets, their standard deviation. It "
     "does not cover training the model again.",
     f"* marks the best value and those within {SURE:g} standard errors of it: the results do not tell them apart. "
