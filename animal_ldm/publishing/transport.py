@@ -220,6 +220,7 @@ class Deadline:
     """When to give up on a push. `current` holds for every request of this process."""
 
     current: "Deadline"
+    never: "Deadline"
 
     def __init__(self, seconds: float):
         self.seconds = seconds
@@ -230,18 +231,19 @@ class Deadline:
         return self.ends - time.monotonic()
 
 
-Deadline.current = Deadline(float("inf"))
+Deadline.current = Deadline.never = Deadline(float("inf"))
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[Deadline]:
     """Requests within the block end after `seconds` at the latest, and with the block."""
-    before, Deadline.current = Deadline.current, Deadline(seconds)
+    limit = Deadline.current = Deadline(seconds)
     try:
-        yield Deadline.current
+        yield limit
     finally:
-        Deadline.current.ends = float("-inf")  # for threads that still wait
-        Deadline.current = before
+        # Threads of the library that are left behind may send no more.
+        Deadline.current = limit if limit.left() <= 0 else Deadline.never
+        limit.ends = float("-inf")
 
 
 def within(limit: Deadline, work: Callable[[], Result], seconds: float | None = None) -> Result:
