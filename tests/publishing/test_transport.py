@@ -4,7 +4,9 @@ import time
 from dataclasses import replace
 
 import pytest
+from huggingface_hub import HfApi, set_client_factory
 
+from animal_ldm import credentials
 from animal_ldm.publishing import hub as publishing_hub
 from animal_ldm.publishing import transport
 from animal_ldm.publishing.failures import (
@@ -56,7 +58,7 @@ def test_the_token_does_not_go_to_an_address_of_the_upload_on_another_host(hub, 
     hub.faults = [Fault("POST", "objects/batch", on_other_host("verify"), times=99)]
     error = failure(folder, MODEL, api)
     assert error.exit_code == FOREIGN_HOST
-    assert "another server (localhost)" in str(error)
+    assert "another server, 'localhost'" in str(error)
     assert not hub.leaked and hub.commits(REPO) == []
     hub.faults = []
     publish(folder, MODEL, api)
@@ -78,6 +80,18 @@ def test_redirects_to_another_host_go_without_the_token(hub, api, status):
         check_access(MODEL, api, pauses=())
     assert error.value.exit_code == NO_TOKEN  # there, nobody is logged in
     assert not hub.leaked
+
+
+def test_downloads_do_not_take_the_token_elsewhere_either(hub, online, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    set_client_factory(credentials.client)
+    hub.create("model", REPO)
+    api = HfApi(hub.url, token=TOKEN)
+    assert api.whoami()["name"] == "user"
+    hub.faults = [Fault("GET", "/tree/", lambda handler: also({"Link": f'<{hub.cdn}/x>; rel="next"'})(handler), 99)]
+    with pytest.raises(credentials.ForeignHostError, match="another server, 'localhost'"):
+        [*api.list_repo_tree(REPO)]
+    assert not any(path == "/x" for _, path in hub.requests)
 
 
 def test_a_token_in_an_address_of_the_hub_is_not_followed(hub, api, folder):
