@@ -119,7 +119,7 @@ def main() -> None:
     assert server.stdout
     url = server.stdout.readline().strip()
     process = psutil.Process(server.pid)
-    Client(url, verbose=False).predict(**GOOD, api_name="/generate")  # what is only loaded once is loaded
+    Client(url, verbose=False, httpx_kwargs={"timeout": 300}).predict(**GOOD, api_name="/generate")  # what is only loaded once is loaded
     load = Load(arguments, url)
     threads = [threading.Thread(target=load.ask, args=(number,), daemon=True) for number in range(arguments.clients)]
     for thread in threads:
@@ -130,7 +130,7 @@ def main() -> None:
         if len(memory) % 20 == 1:
             print(f"{len(memory) - 1:>4} s  {memory[-1]:.0f} MB  {sum(load.outcomes.values())} answers", flush=True)
         time.sleep(1)
-    Client(url, verbose=False).predict(**GOOD, api_name="/generate")
+    Client(url, verbose=False, httpx_kwargs={"timeout": 300}).predict(**GOOD, api_name="/generate")
     print(f"{len(memory):>4} s  {process.memory_info().rss / 1e6:.0f} MB, after another image")
     print(f"{arguments.clients} clients, queue of {demo.MOST_WAITING}, {describe_machine()}")
     print(", ".join(f"{name} {count}" for name, count in sorted(load.outcomes.items())))
