@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import IncompleteSnapshotError, RepositoryNotFoundError
 
+from . import credentials  # noqa: F401 - the token stays with the Hub
 from .errors import InputError
 from .files import SUMS, check_sums, write_sums
 from .inspection import KINDS, check_component, check_finite, check_pipeline
