@@ -46,7 +46,7 @@ EVALUATION_FILES = {
     f"evaluation/squeezenet/{name}" for name in ("results.json", "samples.png", "precision_recall.png")
 }
 SAMPLE_FILES = {f"samples/{name}.png" for name in ("00-lion", "01-polar_bear", "02-wolf", "03-zebra")}
-OWN_FILES = {"README.md", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
+OWN_FILES = {"README.md", "SHA256SUMS", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
 
 
 def files_of(folder) -> set[str]:
