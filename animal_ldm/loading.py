@@ -1,15 +1,18 @@
 """Pipelines and their components, from a local folder or from the Hub."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors import safe_open
+from transformers import PreTrainedTokenizerBase
 
 from .errors import InputError
 from .pipeline_animal_ldm import AnimalLDMPipeline
-from .released import RELEASED_MODEL, model_folder
+from .released import RELEASED_MODEL, is_pipeline_folder, model_folder
 
 # Files of a complete pipeline folder. Any one of a tuple will do. They are checked first because transformers would
 # silently make up a tokenizer for a missing file.
@@ -45,7 +48,8 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
     """The pipeline in the folder `model`, or of that id on the Hub.
 
     Args:
-        model: pipeline folder, Hub id, or "models/animal-ldm-128" for the model included in the package.
+        model: pipeline folder, Hub id, "models/animal-ldm-128" for the model included in the package, or a folder
+            that `animal-ldm train --lora_rank` wrote, for the pipeline it was trained on with the LoRA in its weights.
         device: a torch device, or "auto" for the accelerator if there is one.
         dtype: name of a torch dtype.
 
@@ -53,6 +57,8 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
         InputError: no such folder or model, a folder that lacks a file, or no connection to the Hub.
     """
     model = model_folder(model)
+    if base := lora_base(model):
+        return merge_lora(load_pipeline(base, "cpu", dtype), model).to(choose_device(device))
     local = Path(model).is_dir()
     if local:
         check_pipeline_folder(model)
@@ -81,6 +87,42 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
     return pipeline.to(choose_device(device))
 
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def lora_base(folder: str | Path) -> str | None:
+    """The pipeline that the LoRA in `folder` was trained on; None if `folder` is anything else.
+
+    Raises:
+        InputError: the LoRA does not name its pipeline.
+    """
+    file = Path(folder, LORA_FILE)
+    if is_pipeline_folder(folder) or not file.is_file():
+        return None
+    with safe_open(file, "pt") as weights:
+        metadata = json.loads((weights.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    if not (base := metadata.get("unet.base_model_name_or_path")):
+        raise InputError(
+            f"{file} does not say which model it was trained on. Load that model, then call `load_lora_weights`."
+        )
+    return base
+
+
+def merge_lora(pipeline: AnimalLDMPipeline, folder: str | Path) -> AnimalLDMPipeline:
+    """`pipeline` with the LoRA in `folder` added to its weights, and the classes of its photos to its classes."""
+    try:
+        pipeline.load_lora_weights(folder)
+    except ValueError as error:
+        raise InputError(
+            f"The LoRA in {folder} could not be loaded ({error}). It needs peft: `pip install animal-ldm[lora]`."
+        ) from error
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    report = Path(folder, "training_report.json")
+    learned = json.loads(report.read_text(encoding="utf-8"))["classes"] if report.is_file() else []
+    return AnimalLDMPipeline(**pipeline.components, classes=sorted({*pipeline.classes, *learned}))
+
+
 # What `animal-ldm train` can use without a connection to the Hub.
 OFFLINE_COMPONENTS = f"the included model works: --vae {RELEASED_MODEL} --text_encoder scratch"
 
@@ -98,9 +140,15 @@ def load_component(component_class: Any, name: str, subfolder: str, offline: str
     name = model_folder(name)
     for candidate in ("", subfolder):
         try:
-            return component_class.from_pretrained(name, subfolder=candidate)
+            component = component_class.from_pretrained(name, subfolder=candidate)
         except (OSError, ValueError) as error:
             errors.append(str(error).strip().splitlines()[0])
+            continue
+        # transformers makes up a tokenizer without a vocabulary where it finds no file
+        if isinstance(component, PreTrainedTokenizerBase) and len(component) <= len(component.all_special_tokens):
+            errors.append(f"no vocabulary in {Path(name, candidate)}")
+            continue
+        return component
     raise InputError(
         f"No {component_class.__name__} was found in {name!r}; expected a folder or a repository on the Hub that holds"
         f" one. Without a connection to the Hub, {offline}. ({'; '.join(dict.fromkeys(errors))})"

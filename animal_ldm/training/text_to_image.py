@@ -24,6 +24,7 @@ from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..released import model_folder
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
 from .batches import Batch, DiffusionProcess, EncodedPhotos
@@ -31,8 +32,10 @@ from .cache import Cache
 from .cost import autoencoder_record
 from .ema import EMA
 from .latents import latent_moments
+from .lora import add_lora
 from .models import (
     autoencoder_architecture,
+    check_prediction_type,
     downsample_factor,
     load_unet,
     text_encoder_architecture,
@@ -104,7 +107,8 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     trainer = Trainer(accelerator, arguments, networks, run.total_steps)
     run.resume(**trainer.parts())
-    pipeline = build_pipeline(arguments, networks, train_split.classes)
+    classes = sorted({*train_split.classes, *known_classes(arguments)})
+    pipeline = build_pipeline(arguments, networks, classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
 
@@ -159,18 +163,27 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     Args:
         texts: training captions, for the tokenizer of a new text encoder.
     """
+    if arguments.base is not None:
+        check_prediction_type(arguments.base, arguments.prediction_type)
     torch.manual_seed(arguments.seed)
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
     tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, texts)
-    text_is_trained = arguments.text_encoder == "scratch"
-    if arguments.fork is not None and text_is_trained:
+    text_is_new = arguments.text_encoder == "scratch"
+    text_is_trained = text_is_new or arguments.train_text_encoder
+    if arguments.fork is not None and text_is_new:
         missing = take_over(tokenizer, text_encoder, *load_text_encoder(arguments.fork, ()))
         logger.info("%d of %d tokens are not in %s; they start at random", missing, len(tokenizer), arguments.fork)
     text_encoder.to(device).train(text_is_trained).requires_grad_(text_is_trained)
     latent_size = arguments.image_size // downsample_factor(vae)
     unet = load_unet(
-        arguments.fork or arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
+        arguments.fork or arguments.unet,
+        latent_size,
+        vae.config.latent_channels,
+        text_encoder.config.hidden_size,
+        arguments.dropout,
     ).train()
+    if arguments.lora_rank:
+        add_lora(unet, arguments.lora_rank, arguments.base)
     use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -185,7 +198,17 @@ def identity_of(arguments: TrainingArguments, train_split: PreparedSplit, networ
         "vae": encoder_digest(networks.vae),
         "unet": arguments.fork or arguments.unet,
         "aligned": networks.projector is not None,
+        # only where they are used, so that earlier checkpoints still fit
+        **({"lora_rank": arguments.lora_rank} if arguments.lora_rank else {}),
+        **({"train_text_encoder": True} if arguments.train_text_encoder else {}),
     }
+
+
+def known_classes(arguments: TrainingArguments) -> list[str]:
+    """Classes of the pipeline that the run starts from; a new text encoder forgets them."""
+    if arguments.base is None or arguments.text_encoder == "scratch":
+        return []
+    return list(AnimalLDMPipeline.load_config(model_folder(arguments.base)).get("classes") or ())
 
 
 def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: list[str]) -> AnimalLDMPipeline:
@@ -244,12 +267,13 @@ class Trainer:
         self.model = Denoiser(
             networks.unet, networks.text_encoder if networks.text_is_trained else None, networks.projector
         )
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+            trained, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
         )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.ema = EMA(self.model.parameters(), arguments.ema_half_life)
+        self.ema = EMA(trained, arguments.ema_half_life)
         if arguments.compile:
             networks.unet.compile()
 

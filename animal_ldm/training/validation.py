@@ -26,6 +26,7 @@ from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import sample_images
 from .arguments import TrainingArguments
 from .batches import Batch
+from .lora import save_lora
 from .objective import Denoiser, diffusion_loss, training_target
 from .run import Run
 
@@ -65,10 +66,13 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
 
 
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
-    """Write the pipeline, its UNet and autoencoder in `dtype`.
+    """Write the pipeline, its UNet and autoencoder in `dtype`; if the UNet has a LoRA, the LoRA alone.
 
     The text encoder stays float32, because transformers would load it in the number type it was saved in.
     """
+    if hasattr(pipeline.unet, "peft_config"):
+        save_lora(pipeline.unet, folder)
+        return
     networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
     components = {**pipeline.components, **networks}
     AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
