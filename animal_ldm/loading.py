@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import safe_open
-from transformers import PreTrainedTokenizerBase
 
 from .errors import InputError
 from .pipeline_animal_ldm import AnimalLDMPipeline
@@ -139,17 +138,18 @@ def load_component(component_class: Any, name: str, subfolder: str, offline: str
     errors = []
     name = model_folder(name)
     for candidate in ("", subfolder):
+        if Path(name).is_dir() and subfolder == "tokenizer" and not has_tokenizer(Path(name, candidate)):
+            continue
         try:
-            component = component_class.from_pretrained(name, subfolder=candidate)
+            return component_class.from_pretrained(name, subfolder=candidate)
         except (OSError, ValueError) as error:
             errors.append(str(error).strip().splitlines()[0])
-            continue
-        # transformers makes up a tokenizer without a vocabulary where it finds no file
-        if isinstance(component, PreTrainedTokenizerBase) and len(component) <= len(component.all_special_tokens):
-            errors.append(f"no vocabulary in {Path(name, candidate)}")
-            continue
-        return component
     raise InputError(
         f"No {component_class.__name__} was found in {name!r}; expected a folder or a repository on the Hub that holds"
         f" one. Without a connection to the Hub, {offline}. ({'; '.join(dict.fromkeys(errors))})"
     )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `folder` has a tokenizer's vocabulary: transformers makes up one where there is none."""
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
