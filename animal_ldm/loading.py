@@ -110,7 +110,7 @@ def lora_base(folder: str | Path) -> str | None:
 def merge_lora(pipeline: AnimalLDMPipeline, folder: str | Path) -> AnimalLDMPipeline:
     """`pipeline` with the LoRA in `folder` added to its weights, and the classes of its photos to its classes."""
     try:
-        pipeline.load_lora_weights(folder)
+        pipeline.load_lora_weights(str(folder))
     except ValueError as error:
         raise InputError(
             f"The LoRA in {folder} could not be loaded ({error}). It needs peft: `pip install animal-ldm[lora]`."

@@ -1,7 +1,7 @@
 """Low-rank adaptation of a trained UNet (LoRA, Hu et al. 2021, arXiv 2106.09685), for few photos."""
 
-# diffusers adds the methods of adapters to its models dynamically.
-# pyright: reportAttributeAccessIssue=false
+# diffusers adds the methods of adapters to its models dynamically, and annotates what it saves too narrowly.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 from pathlib import Path
 
