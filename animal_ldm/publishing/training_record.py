@@ -18,6 +18,7 @@ REQUIRED = ("arguments", "images_seen", "classes", "wall_time_seconds", "co2_kg"
 # Arguments that a trainer ignores once it starts from trained weights: the weights' own configuration holds.
 OVERRIDDEN_BY_PRETRAINED = ("preset", "latent_channels", "downsample_factor")
 OVERRIDDEN_BY_DECODER_ONLY = ("kl_weight",)
+OVERRIDDEN_BY_FORK = ("unet", "dropout")
 
 # What --unet may be for a UNet with random weights, beside a .json file with its configuration.
 UNET_PRESETS = ("tiny", "small", "medium", "large")
@@ -77,6 +78,7 @@ def effective_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a training that had an effect."""
     ignored = OVERRIDDEN_BY_PRETRAINED if arguments.get("pretrained") else ()
     ignored += OVERRIDDEN_BY_DECODER_ONLY if arguments.get("decoder_only") else ()
+    ignored += OVERRIDDEN_BY_FORK if arguments.get("fork") else ()
     return {name: value for name, value in arguments.items() if name not in ignored}
 
 

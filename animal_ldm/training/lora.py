@@ -8,6 +8,8 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from ..errors import InputError
+from ..files import whole_file
+from ..loading import LORA_FILE
 
 # The layers that are adapted: attention, feed-forward and convolutions. A small UNet has attention at its lowest
 # resolution alone, so that attention by itself would change layouts but not textures.
@@ -41,6 +43,10 @@ def save_lora(unet: UNet2DConditionModel, folder: str | Path) -> None:
 
     metadata = unet.peft_config["default"].to_dict()
     metadata["target_modules"] = sorted(metadata["target_modules"])  # a set: its order changes from run to run
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=get_peft_model_state_dict(unet), unet_lora_adapter_metadata=metadata
-    )
+    with whole_file(Path(folder, LORA_FILE)) as partial:
+        StableDiffusionPipeline.save_lora_weights(
+            partial.parent,
+            unet_lora_layers=get_peft_model_state_dict(unet),
+            unet_lora_adapter_metadata=metadata,
+            weight_name=partial.name,
+        )
