@@ -148,7 +148,7 @@ def _check_fit(folder: Path, scheduler: None, text_encoder: Any, tokenizer: "Voc
         "cross_attention_dim": text.hidden_size,
     }
     # inputs that the pipeline does not have
-    expected |= dict.fromkeys(("class_embed_type", "encoder_hid_dim", "time_cond_proj_dim", "num_class_embeds"))
+    expected |= dict.fromkeys(("class_embed_type", "encoder_hid_dim", "num_class_embeds"))
     for name, value in expected.items():
         if config.get(name) != value:
             raise InputError(

@@ -137,7 +137,7 @@ class TrainingRecord(Stage):
 
     @property
     def trains_text_encoder(self) -> bool:
-        return self.arguments.get("text_encoder") == "scratch"
+        return self.arguments.get("text_encoder") == "scratch" or bool(self.arguments.get("train_text_encoder"))
 
     @property
     def unet_from_scratch(self) -> bool:
@@ -150,7 +150,7 @@ class TrainingRecord(Stage):
         stages = self.autoencoder_stages
         parts = {
             "UNet": self.unet_from_scratch,
-            "text encoder": self.trains_text_encoder and not self.arguments.get("fork"),
+            "text encoder": self.arguments.get("text_encoder") == "scratch" and not self.arguments.get("fork"),
             "autoencoder": bool(stages) and stages[0].pretrained is None,
         }
         return [name for name, from_scratch in parts.items() if from_scratch]

@@ -24,6 +24,7 @@ from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..released import model_folder
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
 from .batches import Batch, DiffusionProcess, EncodedPhotos
@@ -33,9 +34,11 @@ from .ema import EMA
 from .fork import Configs, read_fork
 from .guard import guarded
 from .latents import latent_moments
+from .lora import add_lora
 from .models import (
     UNETS,
     autoencoder_architecture,
+    check_prediction_type,
     check_unet,
     downsample_factor,
     load_unet,
@@ -111,7 +114,8 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     trainer = Trainer(accelerator, arguments, networks, run.total_steps)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
-    pipeline = build_pipeline(arguments, networks, train_split)
+    classes = sorted({*train_split.classes, *known_classes(arguments)})
+    pipeline = build_pipeline(arguments, networks, train_split, classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
 
@@ -167,11 +171,14 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     Args:
         texts: training captions, for the tokenizer of a new text encoder.
     """
+    if arguments.base is not None:
+        check_prediction_type(arguments.base, arguments.prediction_type)
     torch.manual_seed(arguments.seed)
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
     tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, texts)
-    text_is_trained = arguments.text_encoder == "scratch"
-    fork = read_fork(arguments.fork, with_text=text_is_trained) if arguments.fork else None
+    text_is_new = arguments.text_encoder == "scratch"
+    text_is_trained = text_is_new or arguments.train_text_encoder
+    fork = read_fork(arguments.fork, with_text=text_is_new) if arguments.fork else None
     if fork and fork.text:
         missing = take_over(tokenizer, text_encoder, *fork.text)
         logger.info("%d of %d tokens are not in %s; they start at random", missing, len(tokenizer), fork.name)
@@ -185,11 +192,14 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     else:
         unet = load_unet(arguments.unet, *fit, arguments.dropout)
     unet.train()
+    forked_from = fork and fork.record()
+    if arguments.lora_rank:
+        add_lora(unet, arguments.lora_rank, arguments.base)
     use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     projector = build_projector(unet.config.block_out_channels[-1]) if arguments.alignment_weight > 0 else None
-    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained, fork and fork.record())
+    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained, forked_from)
 
 
 def identity_of(
@@ -205,7 +215,7 @@ def identity_of(
     """
     unet, tokenizer = networks.unet, networks.tokenizer
     new = arguments.unet in UNETS or arguments.unet.endswith(".json")
-    new_text = networks.text_is_trained and not arguments.fork
+    new_text = arguments.text_encoder == "scratch" and not arguments.fork
     return {
         "data": splits[0].fingerprint,
         "data.captions": fingerprint(splits[0].captions, splits[0].labels),
@@ -226,7 +236,19 @@ def trained_configs(networks: Networks) -> Configs:
     return Configs(networks.unet, networks.tokenizer, text_encoder)
 
 
-def build_pipeline(arguments: TrainingArguments, networks: Networks, train_split: PreparedSplit) -> AnimalLDMPipeline:
+def known_classes(arguments: TrainingArguments) -> list[str]:
+    """Classes of the pipeline that the run starts from; a new text encoder forgets them."""
+    if arguments.base is None or arguments.text_encoder == "scratch":
+        return []
+    try:
+        return list(AnimalLDMPipeline.load_config(model_folder(arguments.base)).get("classes") or ())
+    except OSError:  # not a pipeline, but a run that is not finished, or a UNet on the Hub
+        return []
+
+
+def build_pipeline(
+    arguments: TrainingArguments, networks: Networks, train_split: PreparedSplit, classes: list[str]
+) -> AnimalLDMPipeline:
     """A pipeline over the networks in training: it always has their current weights."""
     noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
     pipeline = AnimalLDMPipeline(
@@ -235,7 +257,7 @@ def build_pipeline(arguments: TrainingArguments, networks: Networks, train_split
         tokenizer=networks.tokenizer,
         unet=networks.unet,
         scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
-        classes=train_split.classes,
+        classes=classes,
         vocabulary=known_words(train_split.all_captions),
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -283,12 +305,13 @@ class Trainer:
         self.model = Denoiser(
             networks.unet, networks.text_encoder if networks.text_is_trained else None, networks.projector
         )
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+            trained, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
         )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.ema = EMA(self.model.parameters(), arguments.ema_half_life)
+        self.ema = EMA(trained, arguments.ema_half_life)
         if arguments.compile:
             networks.unet.compile()
 

@@ -30,6 +30,7 @@ from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, quiet, sample_images
 from .arguments import TrainingArguments
 from .batches import Batch
+from .lora import save_lora
 from .objective import Denoiser, diffusion_loss, training_target
 from .run import Run
 from .text import EXAMPLES
@@ -113,10 +114,13 @@ SMALL_FILES = 8 << 20  # bytes of a pipeline beside its weights, at most: a toke
 
 
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
-    """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`.
+    """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`; of one with a LoRA, that alone.
 
     The text encoder stays float32, because transformers would load it in the number type it was saved in.
     """
+    if hasattr(pipeline.unet, "peft_config"):
+        save_lora(pipeline.unet, folder)
+        return
     networks = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "vae")}
     for network in networks.values():
         # diffusers' own `to` warns of layers to be kept in float32, even where there are none
