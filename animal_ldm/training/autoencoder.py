@@ -70,7 +70,8 @@ def train(arguments: AutoencoderArguments) -> Path | None:
             f" that is a multiple of 4, but these are {size} and {latent_size}."
         )
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if arguments.perceptual_weight else None
-    run = Run(accelerator, arguments, identity_of(arguments, train_split, vae), len(train_split))
+    adversarial_from = arguments.discriminator_start if arguments.discriminator_weight > 0 else 1.0
+    run = Run(accelerator, arguments, identity_of(arguments, train_split, vae), len(train_split), adversarial_from)
     trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
     run.resume(**trainer.parts())
 
@@ -89,8 +90,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
         transform = random_transform(generator, arguments.equivariance)
         # the window the discriminator looks at is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
-        late = images_seen >= arguments.discriminator_start * run.total_images
-        losses = trainer.step(batch, noise, transform, adversarial=arguments.discriminator_weight > 0 and late)
+        losses = trainer.step(batch, noise, transform, adversarial=run.late)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
         for name, loss in losses.items():

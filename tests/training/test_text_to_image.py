@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,26 @@ def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
     train(dataclasses.replace(arguments, resume=True))
     for component in ("unet", "text_encoder"):
         assert_same_weights(whole.output_dir, arguments.output_dir, component)
+
+
+def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(arguments, tmp_path):
+    timed = dataclasses.replace(arguments, max_minutes=0.1, lr_schedule="cosine", num_warmup_steps=1000)
+    start = time.perf_counter()
+    train(timed)
+    assert time.perf_counter() - start < 20  # of 6 seconds, on a busy machine
+    report = json.loads(Path(timed.output_dir, "training_report.json").read_text())
+    length = report["length"]
+    assert report["images_seen"] == 8 * length["steps"]
+    assert report["arguments"]["num_epochs"] == pytest.approx(report["images_seen"] / 24)
+    # one break while it was timed, and those of its length; warm-up for a tenth of it, then down to nothing
+    assert length["breaks"] <= len(history(timed, "validation/loss")) <= length["breaks"] + 2
+    checkpoints = sorted(Path(timed.output_dir, "checkpoints").iterdir())
+    assert torch.load(checkpoints[-1])["states"]["lr_scheduler"]["_last_lr"][0] < 1e-9
+    shutil.copytree(timed.output_dir, tmp_path / "whole")
+    checkpoints[-1].unlink()
+    train(dataclasses.replace(timed, resume=True, max_minutes=50.0))
+    assert json.loads(Path(timed.output_dir, "training_report.json").read_text())["length"] == length
+    assert_same_weights(tmp_path / "whole", timed.output_dir, "unet")
 
 
 def test_validating_does_not_touch_the_run(arguments, tmp_path):
