@@ -97,6 +97,8 @@ def load_component(component_class: Any, name: str, subfolder: str, offline: str
     errors = []
     name = model_folder(name)
     for candidate in ("", subfolder):
+        if Path(name).is_dir() and subfolder == "tokenizer" and not has_tokenizer(Path(name, candidate)):
+            continue
         try:
             return component_class.from_pretrained(name, subfolder=candidate)
         except (OSError, ValueError) as error:
@@ -105,3 +107,8 @@ def load_component(component_class: Any, name: str, subfolder: str, offline: str
         f"No {component_class.__name__} was found in {name!r}; expected a folder or a repository on the Hub that holds"
         f" one. Without a connection to the Hub, {offline}. ({'; '.join(dict.fromkeys(errors))})"
     )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `folder` has a tokenizer's vocabulary: transformers makes up one where there is none."""
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
