@@ -102,15 +102,12 @@ def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, impor
     mine.settings = settings_for(stage, settings)
     of_all = shares_of(settings, out)
     shares = [of_all.get(part.name, 0.0) for part in (stage, *later)]
-    # what an earlier start has used of this stage's share is gone, but the share is of what was left before it
-    seconds = clock.left
-    if shares[0]:
-        seconds = allotment(clock.left + mine.seconds, shares, CARD_IMPORTS * imports) - mine.seconds
+    seconds = allotment(clock.left, shares, CARD_IMPORTS * imports) if shares[0] else clock.left
     number = [part.name for part in STAGES].index(stage.name) + 1
     if shares[0]:
         logger.info(
             "[%d/%d] %s: %.1f of the %.1f minutes that are left",
-            number, len(STAGES), stage.title, max(0.0, seconds) / 60, clock.left / 60,
+            number, len(STAGES), stage.title, seconds / 60, clock.left / 60,
         )  # fmt: skip
     else:
         logger.info("[%d/%d] %s", number, len(STAGES), stage.title)

@@ -1,12 +1,13 @@
 """Which settings follow from photos, machine and minutes."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from animal_ldm.released import RELEASED_MODEL
 from animal_ldm.workflow.machine import Machine
-from animal_ldm.workflow.presets import Wishes, choose, settings_of, table
+from animal_ldm.workflow.presets import MODELS, Wishes, choose, settings_of, table
 from animal_ldm.workflow.settings import SHARES, RunSettings
 from animal_ldm.workflow.survey import Survey
 
@@ -70,3 +71,24 @@ def test_every_choice_is_shown_with_its_reason_and_a_changed_one_says_so():
         assert choice.name in shown
         assert (choice.reason in shown) == (choice.name != "batch_size")
     assert sum(SHARES.values()) == 100
+
+
+def test_the_readme_shows_the_table():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in readme.split("| device | from minutes |")[1].split("\n\n")[0].splitlines()[2:]
+    ]
+    starts = {"included": "included model", "new": "new network"}
+    assert [[row[0].split()[0], *row[1:]] for row in rows] == [
+        [
+            preset.device.upper(),
+            f"{preset.minutes:g}",
+            f"{preset.photos:,}",
+            starts[preset.start],
+            preset.unet,
+            f"{preset.batch_size}",
+            f"{preset.learning_rate:g}",
+        ]
+        for preset in MODELS
+    ]
