@@ -1,5 +1,6 @@
 """`animal-ldm run`: photos -> a measured model with its card, in the minutes there are."""
 
+import errno
 import logging
 import os
 import sys
@@ -66,11 +67,13 @@ def check(arguments: RunArguments) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(RunArguments, argv, prog="animal-ldm run")
     check(arguments)
+    from huggingface_hub import HfApi
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..publishing.hub import HubError
+    from ..publishing.hub import HubError, check_access
+    from ..publishing.request import Target
     from ..workflow.presets import Wishes
-    from ..workflow.report import REPORT, next_steps, results_text
+    from ..workflow.report import REPORT, next_steps, results_text, where_it_stands
     from ..workflow.run import LOG, execute, plan
     from ..workflow.verdict import verdict
 
@@ -88,14 +91,20 @@ def main(argv: list[str] | None = None) -> None:
     log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger("animal_ldm").addHandler(log)
     try:
+        if planned.settings.push:  # a missing token is better known now than at the end
+            check_access(Target(planned.settings.push), HfApi(), print)
         with logging_redirect_tqdm():
             state = execute(planned, out, arguments.changed)
     except KeyboardInterrupt:
         print(f"\n{where_it_stands(out)}", file=sys.stderr)
         raise
     except HubError as error:
-        print(f"error: {error}\nThe model is finished; the same command tries again to publish it.", file=sys.stderr)
+        print(f"error: {error}\n{where_it_stands(out)}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(f"The disk is full. Make room. {where_it_stands(out)}") from error
     finally:
         log.close()
         logging.getLogger("animal_ldm").removeHandler(log)
@@ -104,18 +113,3 @@ def main(argv: list[str] | None = None) -> None:
         print(f"- {line}")
     print(f"\n{state.seconds / 60:.1f} of {planned.settings.minutes:g} minutes. Report: {out / REPORT}\n")
     print(next_steps(planned.settings, out))
-
-
-def where_it_stands(out: Path) -> str:
-    """For somebody who has just stopped the run."""
-    from ..workflow.clock import RunState
-    from ..workflow.stages import STAGES
-
-    state = RunState.read(out) or RunState()
-    done = [stage.title for stage in STAGES if stage.name in state.stages and state.stages[stage.name].done]
-    begun = [stage.title for stage in STAGES if stage.name in state.stages and stage.title not in done]
-    return (
-        f"Stopped after {state.seconds / 60:.1f} minutes. Finished: {', '.join(done) or 'nothing yet'}."
-        f" At work on: {', '.join(begun) or 'nothing'}, which goes on from its last checkpoint.\n"
-        "To go on, give the same command again."
-    )

@@ -42,6 +42,9 @@ def report_lines(settings: RunSettings, state: RunState, out: Path) -> Iterator[
     if (out / "evaluation" / "samples.png").is_file():
         yield "\n![uncurated samples of every class](evaluation/samples.png)"
         yield "\n![samples beside the nearest training photos](evaluation/nearest.png)"
+    for page, title in (("model/training.html", "The training"), ("evaluation/report.html", "The evaluation")):
+        if (out / page).is_file():
+            yield f"\n[{title}]({page})"
     yield "\n## Results\n"
     yield results_text(out, state)
     if lines := verdict(settings, state, out):
@@ -50,6 +53,17 @@ def report_lines(settings: RunSettings, state: RunState, out: Path) -> Iterator[
     if len(done) == len(STAGES):
         yield "\n## Next\n"
         yield next_steps(settings, out)
+
+
+def where_it_stands(out: Path) -> str:
+    """For somebody whose run has just stopped before its end."""
+    state = RunState.read(out) or RunState()
+    done = [stage.title for stage in STAGES if stage.name in state.stages and state.stages[stage.name].done]
+    begun = [stage.title for stage in STAGES if stage.name in state.stages and stage.title not in done]
+    return (
+        f"The run stopped after {state.seconds / 60:.1f} minutes. Finished: {', '.join(done) or 'nothing yet'}."
+        f" Begun: {', '.join(begun) or 'nothing'}. To go on from there, give the same command again."
+    )
 
 
 def results_text(out: Path, state: RunState) -> str:

@@ -62,6 +62,12 @@ def plan(photos: str, out: Path, wishes: Wishes, **given: Any) -> Plan:
             " run.yaml."
         )
     seen, choices = survey(photos), []
+    if max(seen.classes.values()) < 2:
+        raise InputError(f"{photos} has one photo of each class; expected two or more, one of them to measure with.")
+    if settings is not None and wishes.hub:
+        raise InputError(
+            f"--hub belongs to the first start. Edit the parts in {out}/run.yaml, or choose another folder."
+        )
     if settings is None:
         minutes = given.get("minutes")
         if minutes is None:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,7 @@ def train_the_model(job: Job) -> None:
 
 
 def measure_the_model(job: Job) -> None:
+    start = time.perf_counter()
     if too_few_photos(job.data):
         train, validation = photo_counts(job.data)
         job.facts["not_measured"] = (
@@ -243,7 +244,8 @@ def measure_the_model(job: Job) -> None:
     measurer = Measurer(extractor, batch_size, workers=0, cache=cache_root() / "features")
     photos = images_of_dataset(job.data)
     if "samples" not in job.facts:
-        job.facts |= plan_evaluation(job, pipeline, measurer, photos)
+        left = job.seconds - (time.perf_counter() - start)
+        job.facts |= plan_evaluation(replace(job, seconds=left), pipeline, measurer, photos)
         job.save()
     reference = photos["train"]
     if job.facts["photos"] < len(reference):
