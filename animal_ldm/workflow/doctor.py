@@ -1,5 +1,8 @@
 """What `animal-ldm doctor` looks at: device, speed, disk, network, versions, and what could be installed."""
 
+# diffusers annotates its networks too narrowly for a type checker.
+# pyright: reportArgumentType=false
+
 import importlib.util
 import sys
 from collections.abc import Iterator

@@ -43,7 +43,8 @@ LEAST_PHOTOS = 12
 TIMED_IMAGES = 8
 # Share of its time that the evaluation plans to use: the metrics and plots have to be computed as well.
 PLANNED = 0.75
-MOST_GRID_IMAGES = 44  # in the grids during the training, but one per class at least
+# Images in the grids during the training, but one per class at least: fewer where a CPU has less than these minutes.
+GRID_IMAGES, FEW_GRID_IMAGES, FEW_MINUTES = 44, 11, 15
 
 
 @dataclass
@@ -202,6 +203,8 @@ def train_the_autoencoder(job: Job) -> None:
 def train_the_model(job: Job) -> None:
     settings = job.settings
     classes = load_split(job.data, "train").classes
+    hurry = choose_device().type == "cpu" and job.seconds < 60 * FEW_MINUTES
+    grid_images = FEW_GRID_IMAGES if hurry else GRID_IMAGES
     arguments = TrainingArguments(
         **job.common(),
         output_dir=str(job.model),
@@ -218,7 +221,7 @@ def train_the_model(job: Job) -> None:
         num_warmup_steps=200,
         ema_half_life=50_000 if settings.batch_size > 64 else 12_000,
         scheduler="sde_dpm",
-        samples_per_class=max(1, min(4, MOST_GRID_IMAGES // len(classes))),
+        samples_per_class=max(1, min(4, grid_images // len(classes))),
     )
     train_text_to_image(arguments)
 
