@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> None:
     except HubError as error:
         print(f"error: {error}\n{where_it_stands(out)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not disk_is_full(error):
             raise
         raise InputError(f"The disk is full. Make room. {where_it_stands(out)}") from error
     finally:
@@ -113,3 +113,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"- {line}")
     print(f"\n{state.seconds / 60:.1f} of {planned.settings.minutes:g} minutes. Report: {out / REPORT}\n")
     print(next_steps(planned.settings, out))
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a full disk is behind `error`; not every library passes the number on."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)

@@ -54,7 +54,8 @@ def plan(photos: str, out: Path, wishes: Wishes, **given: Any) -> Plan:
         InputError: the photos, the settings or the folder cannot be used.
     """
     settings, state = RunSettings.read(out), RunState.read(out)
-    if settings is None and state is None and out.is_dir() and any(out.iterdir()):
+    others = {path.name for path in out.iterdir()} - {LOG} if out.is_dir() else set()
+    if settings is None and state is None and others:
         raise InputError(f"OUT {out} holds something else. Choose a new or an empty folder.")
     if settings is not None and str(photos) != settings.photos:
         raise InputError(
