@@ -120,11 +120,12 @@ class Clock:
             self.bar.refresh()
 
     def __enter__(self) -> "Clock":
+        minutes = round(self.seconds / 60, 2)
         self.bar = tqdm(
-            total=round(self.seconds / 60, 2),
-            initial=round(self.state.seconds / 60, 2),
+            total=minutes,
+            initial=min(minutes, round(self.state.seconds / 60, 2)),  # beyond its end a bar has no total
             desc="run",
-            bar_format="{desc}: {n:.1f} of {total:g} min |{bar:20}| {postfix}",
+            bar_format=f"{{desc}}: {{n:.1f}} of {minutes:g} min |{{bar:20}}| {{postfix}}",
             dynamic_ncols=True,
         )
         self._thread.start()

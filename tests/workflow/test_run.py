@@ -47,6 +47,13 @@ def test_time_is_counted_per_stage_and_over_all_starts(tmp_path):
     assert clock.left == pytest.approx(60 - state.seconds, abs=1)
 
 
+def test_a_run_goes_on_beyond_its_time(tmp_path):
+    state = RunState(other_seconds=500.0)
+    with Clock(state, tmp_path, minutes=1, already=0.0) as clock:
+        assert clock.left < -400
+        clock.bar.refresh()
+
+
 def begun(folder: Path, **changes) -> tuple[Plan, RunState]:
     """A plan for a run whose stages are all finished; `changes` are of its settings since."""
     state = RunState(fingerprint="now", stages={stage.name: StageState(done=True) for stage in STAGES})
