@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from PIL import Image
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -23,6 +24,7 @@ from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
 from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
+from .kinds import Kind, arguments_of
 from .pace import Length, Pace
 from .stream import micro_batches
 
@@ -70,7 +72,7 @@ def learning_rate_schedule(
     optimizer: torch.optim.Optimizer, arguments: RunArguments, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Linear warm-up over `num_warmup_steps`, then constant or cosine. Step it once per optimizer step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(arguments, total_steps))
+    return LambdaLR(optimizer, learning_rate_factor(arguments, total_steps))
 
 
 def learning_rate_factor(arguments: RunArguments, total_steps: int) -> Callable[[int], float]:
@@ -98,11 +100,30 @@ def accumulate(accelerator: Accelerator, model: torch.nn.Module, arguments: RunA
             yield piece
 
 
+@contextlib.contextmanager
+def own_settings(parts: Iterable[Any]) -> Iterator[None]:
+    """Optimizers and schedules that load their state within this context keep the settings they were made with."""
+    parts = list(parts)
+    optimizers = [part for part in parts if hasattr(part, "param_groups")]
+    settings = [[{**group, "params": None} for group in optimizer.param_groups] for optimizer in optimizers]
+    schedules = [(part, part.base_lrs) for part in parts if isinstance(part, LambdaLR)]
+    yield
+    for optimizer, kept in zip(optimizers, settings, strict=True):
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
+            group.update({name: value for name, value in own.items() if name != "params"})
+    for schedule, base_lrs in schedules:
+        schedule.base_lrs = base_lrs
+        rates = zip(schedule.optimizer.param_groups, base_lrs, schedule.lr_lambdas, strict=True)
+        for group, base_lr, factor in rates:
+            group["lr"] = base_lr * factor(schedule.last_epoch)
+
+
 class Run:
     """One training run, its progress counted in images.
 
     Args:
-        identity: what the run is made of, as plain values; it can only be resumed with the same.
+        identity: digests of what the run is made of, by name: that of the argument (of kind `CONTENT`) that stands
+            for it, or `argument.part`. The run can only be resumed with the same.
         photos: in the training split. The length of the run is rounded up to whole batches.
         late_from: share of the run after which `late` holds.
     """
@@ -119,7 +140,7 @@ class Run:
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.batch_size = arguments.batch_size
-        self.identity = {**identity, "batch_size": self.batch_size, "seed": arguments.seed}
+        self.identity = {**identity, **arguments_of(arguments, Kind.IDENTITY)}
         self.photos, self.late_from = photos, late_from
         self.length: Length | None = None  # of a run with --max_minutes, once it is known
         self.pace: Pace | None = None  # measures it
@@ -129,6 +150,9 @@ class Run:
             self.total_steps, self.pace = UNKNOWN_LENGTH, Pace(arguments.max_minutes, 1 - late_from)
         self.images_seen = 0
         self.history: list[dict[str, float]] = []
+        # {argument: [{"images_seen": when it applied first, "value": …}, …]}, of the free ones that were changed
+        self.argument_history: dict[str, list[dict[str, Any]]] = {}
+        self.stored_arguments: dict[str, Any] = {}
         self.meter = Meter(arguments.country if accelerator.is_main_process else None, accelerator.num_processes)
         self.losses: dict[str, list[torch.Tensor]] = {}
         self.bar = tqdm(disable=True)
@@ -141,13 +165,34 @@ class Run:
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
         if self.arguments.resume:
-            self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
+            with own_settings(self.parts.values()):
+                self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
+            self._announce_changes()
+
+    def _announce_changes(self) -> None:
+        """Note the free arguments that have other values than in the checkpoint."""
+        for name, value in arguments_of(self.arguments, Kind.FREE).items():
+            stored = self.stored_arguments.get(name, value)  # a new argument of this version was not there
+            if stored == value:
+                continue
+            entries = self.argument_history.setdefault(name, [{"images_seen": 0, "value": stored}])
+            entries.append({"images_seen": self.images_seen, "value": value})
+            if self.accelerator.is_main_process:
+                logger.info("From image %d on: --%s %s (before: %s)", self.images_seen, name, value, stored)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "length": self.length and asdict(self.length)}
+        return {
+            "history": self.history,
+            "arguments": arguments_of(self.arguments, Kind.FREE),
+            "argument_history": self.argument_history,
+            "length": self.length and asdict(self.length),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = state["history"]
+        # checkpoints of earlier versions lack these
+        self.stored_arguments = state.get("arguments", {})
+        self.argument_history = state.get("argument_history", {})
         if self.pace is not None and (length := state.get("length")):
             self._fix(Length(**length))
 
@@ -163,7 +208,8 @@ class Run:
     def _fix(self, length: Length) -> None:
         """Give the run its length. From here on nothing depends on time."""
         self.length, self.total_steps, self.pace = length, length.steps, None
-        self.parts["lr_scheduler"].lr_lambdas = [learning_rate_factor(self.arguments, length.steps)]
+        schedule: LambdaLR = self.parts["lr_scheduler"]
+        schedule.lr_lambdas = [learning_rate_factor(self.arguments, length.steps)] * len(schedule.base_lrs)
         self.bar.total = self.total_images
 
     def _time(self, seconds: float) -> None:
@@ -240,9 +286,13 @@ class Run:
         self.history.append({"images_seen": self.images_seen, **values})
         self.accelerator.log(values, step=self.images_seen)
 
-    def values(self, name: str) -> list[float]:
-        """Everything logged under `name` so far."""
-        return [entry[name] for entry in self.history if name in entry]
+    def values(self, name: str, of: Sequence[str] = ()) -> list[float]:
+        """Everything logged under `name` so far, or since one of the arguments `of` was changed."""
+        changed = max(
+            (self.argument_history[other][-1]["images_seen"] for other in of if other in self.argument_history),
+            default=-1,
+        )
+        return [entry[name] for entry in self.history if name in entry and entry["images_seen"] > changed]
 
     def log_image(self, name: str, image: Image.Image) -> None:
         """Write `image` to `samples/<name>-<images_seen>.png`, and to the trackers that accept images."""
@@ -270,6 +320,7 @@ class Run:
         measured = {"num_epochs": self.total_images / self.photos} if self.length else {}
         report = {
             "arguments": self.arguments.record() | measured,
+            "argument_history": self.argument_history,
             "identity": self.identity,
             "images_seen": self.images_seen,
             **({"length": asdict(self.length)} if self.length else {}),
