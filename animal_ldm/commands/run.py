@@ -1,6 +1,5 @@
 """`animal-ldm run`: photos -> a measured model with its card, in the minutes there are."""
 
-import errno
 import logging
 import os
 import sys
@@ -10,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..errors import InputError
+from ..errors import InputError, MachineError
 from .parsing import parse
 from .trainers import show_progress
 
@@ -95,16 +94,12 @@ def main(argv: list[str] | None = None) -> None:
             check_access(Target(planned.settings.push), HfApi(), print)
         with logging_redirect_tqdm():
             state = execute(planned, out, arguments.changed)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError, MachineError):
         print(f"\n{where_it_stands(out)}", file=sys.stderr)
         raise
     except HubError as error:
         print(f"error: {error}\n{where_it_stands(out)}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except Exception as error:
-        if not disk_is_full(error):
-            raise
-        raise InputError(f"The disk is full. Make room. {where_it_stands(out)}") from error
     finally:
         log.close()
         logging.getLogger("animal_ldm").removeHandler(log)
@@ -113,8 +108,3 @@ def main(argv: list[str] | None = None) -> None:
         print(f"- {line}")
     print(f"\n{state.seconds / 60:.1f} of {planned.settings.minutes:g} minutes. Report: {out / REPORT}\n")
     print(next_steps(planned.settings, out))
-
-
-def disk_is_full(error: Exception) -> bool:
-    """Whether a full disk is behind `error`; not every library passes the number on."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)

@@ -332,12 +332,13 @@ def prompt_accuracy(context: _Context) -> Metric:
     """How often a probe assigns samples to the class of their prompt."""
     reference = context.reference
     shares = [share_recognised(reference, samples) for samples in context.sample_sets]
+    first = shares[0]
     return context.metric(
         "prompt_accuracy",
         "prompt accuracy",
         "higher",
         shares,
-        standard_error=(shares[0] * (1 - shares[0]) / len(context.sample_sets[0])) ** 0.5,
+        standard_error=None if first is None else (first * (1 - first) / len(context.sample_sets[0])) ** 0.5,
         n_real=len(reference.train),
         real_photos=RealPhotos(len(reference.validation), share_recognised(reference, reference.validation)),
         note="share of samples that a linear probe, fitted to training photos, assigns to the class of the prompt",

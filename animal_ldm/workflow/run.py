@@ -11,6 +11,7 @@ from typing import Any, Literal
 import psutil
 
 from ..errors import InputError
+from ..locks import locked
 from .clock import Clock, RunState, StageState, allotment
 from .machine import look_at_machine
 from .presets import Choice, Wishes, choose, settings_of, table
@@ -21,7 +22,7 @@ from .survey import Survey, survey
 
 logger = logging.getLogger(__name__)
 
-LOG = "run.log"
+LOG, LOCK = "run.log", "run.lock"
 # The model is tried in a fresh process for its card. That imports what this one has imported, and loads the model in
 # three ways; in all it takes about this many times what the imports took here.
 CARD_IMPORTS = 2.5
@@ -54,7 +55,7 @@ def plan(photos: str, out: Path, wishes: Wishes, **given: Any) -> Plan:
         InputError: the photos, the settings or the folder cannot be used.
     """
     settings, state = RunSettings.read(out), RunState.read(out)
-    others = {path.name for path in out.iterdir()} - {LOG} if out.is_dir() else set()
+    others = {path.name for path in out.iterdir()} - {LOG, LOCK} if out.is_dir() else set()
     if settings is None and state is None and others:
         raise InputError(f"OUT {out} holds something else. Choose a new or an empty folder.")
     if settings is not None and str(photos) != settings.photos:
@@ -88,10 +89,20 @@ def execute(plan: Plan, out: Path, changed: Literal["stop", "redo", "keep"]) -> 
     """
     already = time.time() - psutil.Process().create_time()
     state = plan.state or RunState(fingerprint=plan.photos.fingerprint)
-    check_changes(plan, state, out, changed)
-    out.mkdir(parents=True, exist_ok=True)
-    plan.settings.write(out)
-    state.starts += 1
+    with locked(out / LOCK, f"OUT {out}"):
+        check_changes(plan, state, out, changed)
+        plan.settings.write(out)
+        state.starts += 1
+        work_on_all(plan, state, out, already)
+    return state
+
+
+def work_on_all(plan: Plan, state: RunState, out: Path, already: float) -> None:
+    """Do the stages that are not done.
+
+    Args:
+        already: seconds that this process has run before.
+    """
     with Clock(state, out, plan.settings.minutes, already) as clock:
         for index, stage in enumerate(STAGES):
             mine = state.stages.get(stage.name)
@@ -99,7 +110,6 @@ def execute(plan: Plan, out: Path, changed: Literal["stop", "redo", "keep"]) -> 
             if mine is None or not mine.done or stale:
                 work(stage, STAGES[index + 1 :], plan, clock, already)
             write_report(plan.settings, state, out)
-    return state
 
 
 def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, imports: float) -> None:
