@@ -68,8 +68,13 @@ class Pace:
     def length(self, steps: int, seconds: float) -> Length | None:
         """The length of the run after `steps` steps that have taken `seconds`; None until all is timed.
 
-        The last break is the end of the run, and saving the result takes about as long as another one.
+        The last break is the end of the run, and saving the result takes about as long as another one. A run whose time
+        is over before its first steps are timed ends with the next one.
         """
+        if seconds >= self.seconds:
+            return Length(
+                steps=steps + 1, breaks=1, step_seconds=seconds / steps, break_seconds=self.break_seconds or 0.0
+            )
         if self.break_seconds is None:
             return None
         step_seconds = sum(share * self._mean(late) for late, share in self.shares.items())

@@ -251,6 +251,13 @@ def measure_the_model(job: Job) -> None:
         job.facts |= plan_evaluation(replace(job, seconds=left), pipeline, measurer, photos)
         job.save()
     reference = photos["train"]
+    if job.facts["samples"] < LEAST_PHOTOS:
+        job.facts["not_measured"] = (
+            f"the time did not suffice for {LEAST_PHOTOS} samples. To measure: animal-ldm evaluate {job.model} --data"
+            f" {job.data} --extractor {job.settings.extractor}"
+        )
+        logger.info("not measured: %s", job.facts["not_measured"])
+        return
     if job.facts["photos"] < len(reference):
         chosen = np.random.default_rng(job.settings.seed).permutation(len(reference))[: job.facts["photos"]]
         photos = photos | {"train": reference.take(sorted(chosen))}
@@ -300,7 +307,7 @@ def plan_evaluation(
     photo_seconds = (reference + len(photos["validation"]) * 3) * feature_seconds
     photo_seconds += len(photos["validation"]) * sample_seconds / 10
     number = int((time_for_all - photo_seconds) / (sample_seconds + feature_seconds))
-    number = max(LEAST_PHOTOS, min(job.settings.samples, number))
+    number = max(0, min(job.settings.samples, number))
     logger.info(
         "%.2f s per sample: %d samples against %d of %d training photos",
         sample_seconds, number, reference, len(photos["train"]),
