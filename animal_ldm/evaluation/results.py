@@ -259,8 +259,8 @@ class AutoencoderResult:
     lpips: float | None  # with SqueezeNet, mean over photos; None: not measured
     frechet_distance: float  # between the photos and their reconstructions
     kernel_distance: float
-    probe_accuracy: float  # share of reconstructions that a linear probe classifies correctly
-    probe_accuracy_photos: float  # the same of the photos themselves
+    probe_accuracy: float | None  # share of reconstructions that a linear probe classifies correctly; None: one class
+    probe_accuracy_photos: float | None  # the same of the photos themselves
     seed: int  # of the kernel distance's subsets
     note: str | None  # how to read the distances
 

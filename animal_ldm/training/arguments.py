@@ -45,6 +45,9 @@ class OptimisationOptions:
 
     # Length of the run, in passes over the training photos; fractions are allowed.
     num_epochs: Free[float] = 60
+    # Length of the run in minutes instead of --num_epochs. The first steps are timed, and the number of steps and the
+    # learning rates follow from that; both stay as they are with --resume.
+    max_minutes: Irrelevant[float | None] = None
     # Photos per optimizer step, summed over all processes and accumulation steps.
     batch_size: Identity[int] = 128
     # Backward passes per optimizer step in each process.
@@ -110,6 +113,8 @@ class RunArguments(MachineOptions, LoggingOptions, OptimisationOptions, Objectiv
         check_minimum(self, 1, "validate_every", "checkpoint_every", "checkpoints_total_limit")
         check_minimum(self, 0, "learning_rate", "num_warmup_steps", "ema_half_life", "seed")
         check_positive(self, "num_epochs", "max_grad_norm")
+        if self.max_minutes is not None:
+            check_positive(self, "max_minutes")
         if self.country is not None and not (len(self.country) == 3 and self.country.isalpha()):
             raise InputError(
                 f"--country must be an ISO code with three letters, such as FRA or USA, but is {self.country}."

@@ -241,6 +241,34 @@ def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
         assert_same_weights(whole.output_dir, arguments.output_dir, component)
 
 
+def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(arguments, tmp_path):
+    timed = dataclasses.replace(
+        arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=8,
+        checkpoints_total_limit=10_000,
+        validate_every=10**6,
+    )  # fmt: skip
+    start = time.perf_counter()
+    train(timed)
+    assert time.perf_counter() - start < 40  # of 12 seconds, on a busy machine
+    report = json.loads(Path(timed.output_dir, "training_report.json").read_text())
+    length = report["length"]
+    assert report["images_seen"] == 8 * length["steps"]
+    assert report["arguments"]["num_epochs"] == pytest.approx(report["images_seen"] / 24)
+    # one break while it was timed, and those of its length
+    assert length["breaks"] <= len(history(timed, "validation/loss")) <= length["breaks"] + 2
+    checkpoints = sorted(Path(timed.output_dir, "checkpoints").iterdir())
+    assert (
+        torch.load(checkpoints[-1])["states"]["lr_scheduler"]["_last_lr"][0] < 1e-9
+    )  # the cosine has come to its end
+    shutil.copytree(timed.output_dir, tmp_path / "whole")
+    fixed = [path for path in checkpoints if torch.load(path)["states"]["run"]["length"]]
+    for path in fixed[1:]:
+        path.unlink()
+    train(dataclasses.replace(timed, resume=True, max_minutes=50.0))
+    assert json.loads(Path(timed.output_dir, "training_report.json").read_text())["length"] == length
+    assert_same_weights(tmp_path / "whole", timed.output_dir, "unet")
+
+
 def test_validating_does_not_touch_the_run(arguments, tmp_path):
     often = dataclasses.replace(arguments, output_dir=str(tmp_path / "often"), validate_every=8)
     train(often)
