@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train", "square images and an autoencoder -> a text-to-image pipeline"),
     "generate": ("generate", "a prompt -> images"),
     "evaluate": ("evaluate", "a pipeline and real photos -> results.json, tables and plots"),
+    "tune": ("tune", "a pipeline and real photos -> the best sampling settings, stored as its defaults"),
     "demo": ("demo", "a pipeline -> a page in the browser that generates images"),
     "push": ("push", "a pipeline or a prepared dataset -> the Hugging Face Hub"),
 }

@@ -1,15 +1,20 @@
 """Pipelines and their components, from a local folder or from the Hub."""
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from .digest import pipeline_digest
 from .errors import InputError
+from .files import write_json
 from .pipeline_animal_ldm import AnimalLDMPipeline
 from .released import RELEASED_MODEL, model_folder
+from .sampling import Sampling
 
 # Files of a complete pipeline folder. Any one of a tuple will do. They are checked first because transformers would
 # silently make up a tokenizer for a missing file.
@@ -79,6 +84,26 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
             f"{model} is not a local folder, and {found}. Check the name and the network connection."
         ) from error
     return pipeline.to(choose_device(device))
+
+
+def store_sampling_defaults(folder: str | Path, sampling: Sampling, scheduler: Any) -> None:
+    """Make these settings the defaults of the saved pipeline in `folder`, and this its scheduler.
+
+    `AnimalLDMPipeline` takes up all of them, `StableDiffusionPipeline` the scheduler. In training_report.json, the
+    pipeline's digest follows, because it covers the scheduler.
+    """
+    folder = Path(folder)
+    before = pipeline_digest(load_pipeline(str(folder), "cpu"))
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"scheduler": ["diffusers", type(scheduler).__name__], "sampling_defaults": asdict(sampling)}
+    write_json(folder / "model_index.json", index)
+    file = folder / "training_report.json"
+    if file.is_file():
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if report.get("digests", {}).get("pipeline") == before:
+            report["digests"]["pipeline"] = pipeline_digest(load_pipeline(str(folder), "cpu"))
+            write_json(file, report)
 
 
 # What `animal-ldm train` can use without a connection to the Hub.

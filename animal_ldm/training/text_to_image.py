@@ -24,6 +24,7 @@ from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
 from .batches import Batch, DiffusionProcess, EncodedPhotos
@@ -42,7 +43,6 @@ from .models import (
 from .objective import (
     Denoiser,
     build_noise_scheduler,
-    build_sampling_scheduler,
     diffusion_loss,
     loss_weights,
     training_target,
