@@ -13,6 +13,7 @@ COMMANDS = {
     "caption": ("caption", "captions by a model for the photos of a prepared dataset"),
     "train-autoencoder": ("train_autoencoder", "square images -> an AutoencoderKL"),
     "train": ("train", "square images and an autoencoder -> a text-to-image pipeline"),
+    "ema": ("ema", "a finished run with snapshots -> its pipeline with averaged weights of another length"),
     "generate": ("generate", "a prompt -> images"),
     "evaluate": ("evaluate", "a pipeline and real photos -> results.json, tables and plots"),
     "tune": ("tune", "a pipeline and real photos -> the best sampling settings, stored as its defaults"),

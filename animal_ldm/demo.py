@@ -12,12 +12,14 @@ A Space consists of three files:
 """
 
 import html
+import inspect
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,8 @@ from huggingface_hub import ModelCard, SpaceCard, snapshot_download
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-# The pipeline's own defaults. A Space loads the model with diffusers' class, which has others.
-STEPS = 25
-GUIDANCE = 3.0
+# The pipeline's own defaults, where a model sets none. A Space loads the model with diffusers' class, which has others.
+DEFAULTS = {"num_inference_steps": 25, "guidance_scale": 3.0}
 
 MOST_IMAGES = 8  # in one batch
 MOST_STEPS = 100
@@ -263,6 +264,15 @@ def show_results(card: Card) -> None:
         gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
 
 
+def sampling_defaults(pipeline: Any) -> dict[str, Any]:
+    """The model's own sampling settings, beside `DEFAULTS`; what the class of the pipeline does not take is left out."""
+    stored = pipeline.config.get("sampling_defaults")
+    if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
+        stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
+    taken = inspect.signature(pipeline.__call__).parameters
+    return DEFAULTS | {setting: value for setting, value in (stored or {}).items() if setting in taken}
+
+
 def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], card: Card) -> gr.Blocks:
     """The page.
 
@@ -272,6 +282,8 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
         prompts: one button each.
     """
     pipeline.set_progress_bar_config(disable=True)
+    defaults = sampling_defaults(pipeline)
+    fixed = {setting: value for setting, value in defaults.items() if setting not in DEFAULTS}
 
     def check(prompt, number, seed, guidance, steps):
         wrong = (wrong_prompt(pipeline, prompt), *wrong_numbers(number, seed, guidance, steps))
@@ -282,8 +294,8 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        images = generate(pipeline, prompt, number, seed, guidance, steps, on_step)
-        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance}
+        images = generate(partial(pipeline, **fixed), prompt, number, seed, guidance, steps, on_step)
+        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance, **fixed}
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
         used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
@@ -318,10 +330,21 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     seed = gr.Number(0, label="Seed", min_width=120)
                     dice = gr.Button("⚄ Roll")
                 guidance = gr.Slider(
-                    1, MOST_GUIDANCE, GUIDANCE, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
+                    1,
+                    MOST_GUIDANCE,
+                    defaults["guidance_scale"],
+                    step=0.1,
+                    label="Guidance: closeness to the prompt",
+                    buttons=[],
                 )
                 steps = gr.Slider(
-                    1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
+                    1,
+                    MOST_STEPS,
+                    defaults["num_inference_steps"],
+                    step=1,
+                    precision=0,
+                    label="Steps: more take longer",
+                    buttons=[],
                 )
         with gr.Tab("Results"):
             show_results(card)

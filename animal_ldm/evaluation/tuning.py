@@ -53,7 +53,7 @@ SEARCH_SHARE = 0.6  # of the time; the rest is for the comparison on fresh seeds
 LEAST, MOST = 48, 2000  # samples per setting, where the time decides
 FRESH_SEEDS = 1_000_000  # after the first seed of the search
 SUBSETS = 20  # for the kernel distance of the default
-PROBE_PHOTOS = 2000
+PROBE_PHOTOS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +183,13 @@ class Tuner:
         left = 60 * settings.max_minutes * SEARCH_SHARE - self.seconds
         number = settings.number or min(MOST, int(left / per_number))
         least = settings.number or LEAST
-        seconds = self.seconds + least * per_number + speed.seconds(default, 2 * (settings.confirm_number or least))
-        if number < least or seconds > 60 * settings.max_minutes:
+        needed = self.seconds + least * per_number + speed.seconds(default, 2 * (settings.confirm_number or least))
+        if settings.number is None:  # the rest of the time is for the comparison on fresh seeds
+            needed = max(needed, (self.seconds + least * per_number) / SEARCH_SHARE)
+        if number < least or needed > 60 * settings.max_minutes:
             raise InputError(
-                f"{len(planned)} settings with {least} samples each need about {seconds / 60 / SEARCH_SHARE:.1f} "
-                f"minutes here, but --max_minutes is {settings.max_minutes:g}. Allow more time, or try fewer values."
+                f"{len(planned)} settings with {least} samples each need about {needed / 60:.1f} minutes here, but "
+                f"--max_minutes is {settings.max_minutes:g}. Allow more time, or try fewer values."
             )
         return replace(speed, settings=len(planned), number=number, search_minutes=number * per_number / 60)
 

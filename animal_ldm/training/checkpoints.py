@@ -56,6 +56,11 @@ def load_checkpoint(output_dir: str | Path, identity: dict[str, Any], parts: dic
             f"{paths[-1]} belongs to another run: {differences}. Resume with the same values, or choose another"
             " --output_dir."
         )
+    if "power_averages" in parts and "power_averages" not in checkpoint["states"]:
+        raise InputError(
+            f"{paths[-1]} is of a run without --ema_snapshots_every, whose averages count from the first photo. Resume"
+            " without it, or start a new run with it."
+        )
     for name, part in parts.items():
         part.load_state_dict(checkpoint["states"][name])
     return checkpoint["images_seen"]

@@ -71,7 +71,8 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
     """
     networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
     components = {**pipeline.components, **networks}
-    AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
+    options = {"classes": pipeline.classes, "sampling_defaults": pipeline.config.sampling_defaults}
+    AnimalLDMPipeline(**components, **options).save_pretrained(folder)
 
 
 @dataclass(frozen=True)
