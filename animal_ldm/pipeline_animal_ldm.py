@@ -559,14 +559,14 @@ def check_sampling_defaults(defaults: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"`sampling_defaults` may only hold {[*SAMPLING_DEFAULTS]} but also holds {unknown}.")
     steps, scale, rescale, interval = ({**SAMPLING_DEFAULTS, **defaults}[name] for name in SAMPLING_DEFAULTS)
-    numbers = (steps, scale, rescale, *interval)
     if not (
-        all(isinstance(number, int | float) for number in numbers)
-        and isinstance(steps, int)
+        isinstance(steps, int)
         and steps >= 1
+        and isinstance(interval, list | tuple)
+        and len(interval) == 2
+        and all(isinstance(number, int | float) for number in (scale, rescale, *interval))
         and abs(scale) < float("inf")
         and 0 <= rescale <= 1
-        and len(interval) == 2
         and 0 <= interval[0] <= interval[1] <= 1
     ):
         raise ValueError(
