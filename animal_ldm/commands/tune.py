@@ -40,15 +40,15 @@ class TuneArguments:
     # Fresh samples of the winner and of the default. Default: as many as the time left allows.
     confirm_number: int | None = None
     # Guidance scales to try. The two halfway between the best one and its neighbours are tried last.
-    guidance_scale: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 6.0)
+    guidance_scale: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0)
     # Schedulers to try.
     scheduler: tuple[Literal["ddim", "euler_ancestral", "sde_dpm"], ...] = ("ddim", "euler_ancestral", "sde_dpm")
     # Guidance intervals to try, START STOP each, as fractions of the steps: 0 is the noisiest.
-    guidance_interval: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.2, 1.0), (0.2, 0.8), (0.0, 0.8))
+    guidance_interval: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.2, 1.0), (0.2, 0.8))
     # Guidance rescales to try, from 0 to 1.
-    guidance_rescale: tuple[float, ...] = (0.0, 0.35, 0.7)
+    guidance_rescale: tuple[float, ...] = (0.0, 0.5)
     # Numbers of steps to try.
-    num_inference_steps: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--steps"])] = (15, 25, 40)
+    num_inference_steps: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--steps"])] = (25, 40)
     # Network that measures the images, as in `animal-ldm evaluate`.
     extractor: str = "inception"
     # The extractor's weights, as in `animal-ldm evaluate`.

@@ -52,6 +52,7 @@ REFINED = "guidance_scale"
 SEARCH_SHARE = 0.6  # of the time; the rest is for the comparison on fresh seeds
 LEAST, MOST = 48, 2000  # samples per setting, where the time decides
 FRESH_SEEDS = 1_000_000  # after the first seed of the search
+NEAR = 0.25  # standard errors: a wider band would prefer recall to kernel distance, where samples are few
 SUBSETS = 20  # for the kernel distance of the default
 PROBE_PHOTOS = 1000
 
@@ -272,13 +273,13 @@ class Tuner:
         return torch.tensor([g == label for g, label in zip(predicted, images.labels or (), strict=True)]).double()
 
     def is_near(self, setting: Setting, lowest: Setting) -> bool:
-        """Whether a setting's kernel distance is within one standard error of the lowest."""
+        """Whether a setting's kernel distance is within `NEAR` standard errors of the lowest."""
         if setting == lowest:
             return True
         seed, number = self.settings.seed, self.the_plan.number
         one, other = (self.features(each, seed, number).features for each in (setting, lowest))
         difference, error = kernel_distance_difference(self.reference.validation.features, one, other)
-        return difference <= error
+        return difference <= NEAR * error
 
     # --- confirmation ---
 

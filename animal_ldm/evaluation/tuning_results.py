@@ -10,8 +10,8 @@ from .results import ExtractorInfo, parse
 
 SCHEMA_VERSION = 1
 OBJECTIVE = (
-    "the lowest kernel distance to the validation photos; among settings within one standard error of the lowest, the "
-    "highest recall (k=3); none whose prompt accuracy is below the default's by more than a standard error"
+    "the lowest kernel distance to the validation photos; among settings within a quarter of a standard error of the "
+    "lowest, the highest recall (k=3); none whose prompt accuracy is below the default's by more than a standard error"
 )
 SIGNIFICANT = 1.96  # standard errors: 95 %
 
