@@ -32,10 +32,14 @@ class EMAArguments:
 
 def check(arguments: EMAArguments) -> None:
     """Raise an `InputError` for what can be told without the run."""
-    if not 0 < arguments.sigma_rel <= 0.28:
-        raise InputError(f"--sigma_rel must be above 0 and at most 0.28, but is {arguments.sigma_rel:g}.")
+    check_sigma_rel(arguments.sigma_rel)
     if arguments.out.resolve() == arguments.run.resolve():
         raise InputError(f"--out must be another folder than the run, {arguments.run}.")
+
+
+def check_sigma_rel(sigma_rel: float) -> None:
+    if not 0 < sigma_rel <= 0.28:
+        raise InputError(f"--sigma_rel must be above 0 and at most 0.28, but is {sigma_rel:g}.")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import tyro
 from ..errors import InputError
 from ..released import is_pipeline_folder
 from ..sampling import Sampling
+from .ema import check_sigma_rel
 from .parsing import parse
 from .trainers import show_progress
 
@@ -49,6 +50,9 @@ class TuneArguments:
     guidance_rescale: tuple[float, ...] = (0.0, 0.5)
     # Numbers of steps to try.
     num_inference_steps: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--steps"])] = (25, 40)
+    # Lengths of the averaged weights to try, if MODEL was trained with --ema_snapshots_every; see `animal-ldm ema`.
+    # If one of them wins, the model with these weights is written to OUT/model, and MODEL stays as it is.
+    sigma_rel: tuple[float, ...] = ()
     # Network that measures the images, as in `animal-ldm evaluate`.
     extractor: str = "inception"
     # The extractor's weights, as in `animal-ldm evaluate`.
@@ -74,6 +78,7 @@ class TuneArguments:
         """Values to try, by name of the setting."""
         return {
             "guidance_scale": self.guidance_scale,
+            "sigma_rel": self.sigma_rel,
             "scheduler": self.scheduler,
             "guidance_interval": self.guidance_interval,
             "guidance_rescale": self.guidance_rescale,
@@ -91,7 +96,9 @@ def check(arguments: TuneArguments) -> None:
             raise InputError(f"--{name} must be at least {least}, but is {value}.")
     for name, values in arguments.space().items():
         for value in values:
-            if name != "scheduler":
+            if name == "sigma_rel":
+                check_sigma_rel(value)
+            elif name != "scheduler":
                 Sampling(**{name: value}).check()
 
 
@@ -105,8 +112,11 @@ def main(argv: list[str] | None = None) -> None:
     from ..evaluation.tuning import Tuner, TuneSettings
     from ..files import cache_root
     from ..loading import choose_device, load_pipeline, store_sampling_defaults
+    from ..training.ema import averaged_weights, load_weights, snapshots_of, write_averaged_pipeline
 
     show_progress()
+    if arguments.sigma_rel:
+        snapshots_of(arguments.model)  # before anything slow
     photos = images_of_dataset(arguments.data)
     device = choose_device(arguments.device)
     pipeline = load_pipeline(arguments.model, str(device), arguments.dtype)
@@ -121,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         max_minutes=arguments.max_minutes,
         number=arguments.number,
         confirm_number=arguments.confirm_number,
+        load_average=lambda pipeline, length: load_weights(pipeline, averaged_weights(arguments.model, length)[0]),
     )
     tuner = Tuner(
         pipeline, photos, Measurer(extractor, arguments.batch_size, arguments.workers, cache=cache), settings
@@ -133,6 +144,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     if arguments.dry_run or not is_pipeline_folder(arguments.model):
         print("The winner was not stored.")
-    else:
-        store_sampling_defaults(arguments.model, found.chosen.settings(), tuner.schedulers[found.chosen.scheduler])
-        print(f"Stored as the defaults of {arguments.model}.")
+        return
+    target = Path(arguments.model)
+    if found.chosen.sigma_rel is not None:
+        target = settings.out / "model"
+        write_averaged_pipeline(arguments.model, target, found.chosen.sigma_rel)
+    store_sampling_defaults(target, found.chosen.settings(), tuner.schedulers[found.chosen.scheduler])
+    print(f"Stored as the defaults of {target}.")

@@ -5,11 +5,13 @@ are compared on the same seeds, in pairs; the winner is compared with the defaul
 and finished setting stays below `TuneSettings.out`: an interrupted search resumes.
 """
 
+import copy
 import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,14 @@ logger = logging.getLogger(__name__)
 
 # In this order: the guidance scale matters most, and more steps make all that follows slower. The guidance scale comes
 # again, halfway to its neighbours, because the best one depends on the others.
-COORDINATES = ("guidance_scale", "scheduler", "guidance_interval", "guidance_rescale", "num_inference_steps")
+COORDINATES = (
+    "guidance_scale",
+    "sigma_rel",
+    "scheduler",
+    "guidance_interval",
+    "guidance_rescale",
+    "num_inference_steps",
+)
 REFINED = "guidance_scale"
 SEARCH_SHARE = 0.6  # of the time; the rest is for the comparison on fresh seeds
 LEAST, MOST = 48, 2000  # samples per setting, where the time decides
@@ -69,6 +78,8 @@ class TuneSettings:
     max_minutes: float
     number: int | None = None  # samples per setting; None: what the time allows
     confirm_number: int | None = None  # likewise, for the comparison on fresh seeds
+    # Puts the averaged weights of a length into the UNet and the text encoder, where lengths are searched.
+    load_average: Callable[[AnimalLDMPipeline, float], None] | None = None
 
 
 class Tuner:
@@ -143,13 +154,26 @@ class Tuner:
 
     def samples(self, setting: Setting, seed: int, number: int) -> Images:
         labels = classes_of_samples(Counter(self.photos["validation"].labels), number)
-        own = self.pipeline.scheduler
-        self.pipeline.scheduler = self.schedulers[setting.scheduler]
-        try:
+        with self.set_up(setting):
             sampler = CachedSampler(self.pipeline, self.settings.out / "samples", self.measurer.batch_size)
             return sampler.sample(labels, setting.settings(), seed)
+
+    @contextmanager
+    def set_up(self, setting: Setting) -> Iterator[None]:
+        """Within this context the pipeline has the scheduler and the weights of a setting; afterwards its own."""
+        pipeline, load_average = self.pipeline, self.settings.load_average
+        scheduler, networks = pipeline.scheduler, (pipeline.unet, pipeline.text_encoder)
+        average = setting.sigma_rel is not None and load_average is not None
+        weights = [copy.deepcopy(network.state_dict()) for network in networks] if average else []
+        pipeline.scheduler = self.schedulers[setting.scheduler]
+        try:
+            if average:
+                load_average(pipeline, setting.sigma_rel)
+            yield
         finally:
-            self.pipeline.scheduler = own
+            pipeline.scheduler = scheduler
+            for network, own in zip(networks, weights, strict=False):
+                network.load_state_dict(own)
 
     def features(self, setting: Setting, seed: int, number: int) -> FeatureSet:
         measurer = self.measurer.with_cache(self.settings.out / "features")

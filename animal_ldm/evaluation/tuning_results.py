@@ -21,6 +21,7 @@ class Setting(Sampling):
     """One way to sample a pipeline."""
 
     scheduler: str  # a name of `schedulers_for`
+    sigma_rel: float | None = None  # length of the averaged weights; None: those of the pipeline
 
     @property
     def evaluations(self) -> float:
@@ -186,6 +187,7 @@ def describe(setting: Setting) -> str:
         f"{setting.scheduler}, {setting.num_inference_steps} steps, guidance {setting.guidance_scale:g}"
         + ("" if whole else f" from {start:g} to {stop:g}")
         + (f", rescale {setting.guidance_rescale:g}" if setting.guidance_rescale else "")
+        + ("" if setting.sigma_rel is None else f", average {setting.sigma_rel:g}")
     )
 
 

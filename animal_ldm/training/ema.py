@@ -81,10 +81,8 @@ def exponent_of(sigma_rel: float) -> float:
     It solves sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (section 3.1), a cubic equation.
 
     Args:
-        sigma_rel: above 0 and at most 0.28; at 0.289 all weights since the start would count the same.
+        sigma_rel: above 0 and below 0.289, where all weights since the start count the same.
     """
-    if not 0 < sigma_rel <= 0.28:
-        raise InputError(f"--sigma_rel must be above 0 and at most 0.28, but is {sigma_rel:g}.")
     inverse = sigma_rel**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 

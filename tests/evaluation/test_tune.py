@@ -22,6 +22,7 @@ from animal_ldm.loading import store_sampling_defaults
 from animal_ldm.pipeline_animal_ldm import SAMPLING_DEFAULTS
 from animal_ldm.sampling import Sampling
 from animal_ldm.schedulers import SCHEDULERS, schedulers_for
+from animal_ldm.training.ema import PowerAverages
 
 TUNED = Sampling(num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5))
 
@@ -99,6 +100,23 @@ def test_an_interrupted_search_resumes_to_the_same_end(run, monkeypatch, tmp_pat
     assert [trial["score"] for trial in resumed["trials"]] == [trial["score"] for trial in whole["trials"]]
     with pytest.raises(InputError, match=r"another search: seed differ.*--out"):
         run("--dry_run", "--seed", "5")
+
+
+def test_averaged_weights_are_tried_and_leave_the_pipeline_as_it_was(run, model, prepared, tiny_resnet, tmp_path):
+    pipeline = AnimalLDMPipeline.from_pretrained(model)
+    with torch.no_grad():
+        for parameter in pipeline.unet.parameters():
+            parameter.mul_(0.5)
+    PowerAverages([(f"unet.{name}", value) for name, value in pipeline.unet.named_parameters()]).save(model, 100)
+    before = pipeline_digest(AnimalLDMPipeline.from_pretrained(model))
+    found = json.loads((run("--sigma_rel", "0.05", "--guidance_scale", "3") / "tune.json").read_text())
+    tried = {trial["setting"]["sigma_rel"]: trial["score"] for trial in found["trials"]}
+    assert tried[0.05]["kernel_distance"] != tried[None]["kernel_distance"]
+    assert pipeline_digest(AnimalLDMPipeline.from_pretrained(model)) == before
+    if found["chosen"]["sigma_rel"]:
+        assert (
+            AnimalLDMPipeline.from_pretrained(tmp_path / "out" / "model").sampling_defaults["num_inference_steps"] > 0
+        )
 
 
 def test_a_budget_that_does_not_suffice(run):

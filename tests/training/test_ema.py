@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from animal_ldm.commands import ema
 from animal_ldm.errors import InputError
 from animal_ldm.training.ema import (
     EMA,
@@ -107,8 +108,8 @@ def test_length_is_the_standard_deviation_of_the_weights():
         density /= density.sum()
         mean = (density * t).sum()
         assert (density * (t - mean) ** 2).sum() ** 0.5 == pytest.approx(sigma_rel, rel=1e-3)
-    with pytest.raises(InputError, match="--sigma_rel"):
-        exponent_of(0.3)
+    with pytest.raises(InputError, match="--sigma_rel must be above 0"):
+        ema.main(["run", "--sigma_rel", "0.3", "--out", "other"])
 
 
 def test_products_are_the_integrals():
