@@ -32,7 +32,7 @@ from huggingface_hub import ModelCard, SpaceCard, snapshot_download
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-# The pipeline's own defaults, where a model sets none. A Space loads the model with diffusers' class, which has others.
+# Where a model sets no defaults of its own. A Space loads it with diffusers' class, which has others.
 DEFAULTS = {"num_inference_steps": 25, "guidance_scale": 3.0}
 
 MOST_IMAGES = 8  # in one batch
@@ -265,7 +265,7 @@ def show_results(card: Card) -> None:
 
 
 def sampling_defaults(pipeline: Any) -> dict[str, Any]:
-    """The model's own sampling settings, beside `DEFAULTS`; what the class of the pipeline does not take is left out."""
+    """`DEFAULTS`, and the model's own in their place; without those that the pipeline's class does not take."""
     stored = pipeline.config.get("sampling_defaults")
     if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
         stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
