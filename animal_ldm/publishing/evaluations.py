@@ -57,7 +57,7 @@ class Row:
 
     @property
     def value(self) -> str:
-        return number(self.metric.value, self.metric.std)
+        return number(self.metric.value, self.metric.plus_minus)
 
     @property
     def same_n(self) -> str | None:

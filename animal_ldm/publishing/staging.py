@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from safetensors import safe_open
 from ..data.captions import with_article
 from ..digest import pipeline_digest
 from ..errors import InputError
-from ..evaluation.results import read_results
+from ..evaluation.results import folder_name, plots_folder, read_results
 from ..files import without_nan, write_json, write_text
-from ..loading import check_pipeline_folder, load_pipeline
+from ..loading import check_pipeline_folder, load_pipeline, seal
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
 from .architecture import describe, verify_digests
@@ -38,7 +38,6 @@ COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 CONFIGS = ("config.json", "tokenizer_config.json", "scheduler_config.json")
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 PIPELINE_FILE = "pipeline_animal_ldm.py"
 
 # With this class name, diffusers alone loads the model and runs no code of the repository. Our own class ignores it.
@@ -62,7 +61,6 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
         InputError: the model, a report or the card is not fit to be published.
     """
     check_pipeline_folder(source.model)
-    refuse_pickles(source.model)
     record = read_training_record(source.model)
     statements = complete(statements, record)
     pipeline = load_pipeline(str(source.model), "cpu")
@@ -75,9 +73,14 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     check_weights(out)
     shutil.copyfile(str(sys.modules[AnimalLDMPipeline.__module__].__file__), out / PIPELINE_FILE)
     write_model_index(source.model, out)
+    seal(out)
     report = public_report(record.raw, public_names(record, statements))
     write_json(out / "training_report.json", without_nan(report))  # reports of earlier versions may hold NaN
-    evaluations = [stage_evaluation(folder, source, statements, pipeline, out) for folder in source.results]
+    evaluations = [
+        evaluation
+        for folder in source.results
+        for evaluation in stage_evaluations(folder, source, statements, pipeline, out)
+    ]
     samples = stage_samples(pipeline, evaluations, out, source.seed)
     model = PublishedModel(record, evaluations, samples, describe(pipeline), verified)
     card = model_card(statements, model)
@@ -88,15 +91,6 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
 
 
 # --- weights and configurations --------------------------------------------------------------------------------------
-
-
-def refuse_pickles(model: Path) -> None:
-    found = [file for name in COMPONENTS for file in sorted((model / name).iterdir()) if file.suffix in PICKLES]
-    if found:
-        raise InputError(
-            f"{found[0]} is a pickle, which can run code when it is loaded. Save the pipeline with"
-            " `save_pretrained(…, safe_serialization=True)` and delete the pickle."
-        )
 
 
 def copy_components(model: Path, out: Path) -> None:
@@ -174,10 +168,10 @@ def write_model_index(model: Path, out: Path) -> None:
 # --- evaluations and samples -----------------------------------------------------------------------------------------
 
 
-def stage_evaluation(
+def stage_evaluations(
     folder: Path, source: ModelSource, statements: Statements, pipeline: AnimalLDMPipeline, out: Path
-) -> Evaluation:
-    """Copy an evaluation to `evaluation/<extractor>/`, under the public names of model and photos.
+) -> Iterator[Evaluation]:
+    """Copy an evaluation to `evaluation/<extractor>/`, for each of its extractors, under public names.
 
     Raises:
         InputError: it was measured on other weights than these, or lists numbers that could mislead.
@@ -191,22 +185,23 @@ def stage_evaluation(
             f"{folder / 'results.json'} was measured on {results.model.name}, whose weights or scheduler are not those"
             f" of {source.model}. Evaluate this model, or pass --results with the folder of its evaluation."
         )
-    name = results.extractor.name
-    place = Path("evaluation", re.sub(r"[^\w.-]+", "-", name))
-    if (out / place).exists():
-        raise InputError(f"--results names two evaluations with the extractor {name}. Pass one of them.")
-    published = replace(
-        results,
-        model=replace(results.model, name=statements.repo_id.split("/")[-1]),
-        data=replace(results.data, name=statements.dataset_title or ""),
-    )
-    published.write(out / place / "results.json")
-    plots = {}
-    for file, caption in (PLOTS | (PLOTS_OF_PHOTOS if source.publish_photos else {})).items():
-        if (folder / file).is_file():
-            shutil.copyfile(folder / file, out / place / file)
-            plots[(place / file).as_posix()] = caption
-    return Evaluation(published, plots)
+    for own in results.each():
+        name = own.extractor.name
+        place = Path("evaluation", folder_name(name))
+        if (out / place).exists():
+            raise InputError(f"--results names two evaluations with the extractor {name}. Pass one of them.")
+        published = replace(
+            own,
+            model=replace(own.model, name=statements.repo_id.split("/")[-1]),
+            data=replace(own.data, name=statements.dataset_title or ""),
+        )
+        published.write(out / place / "results.json")
+        plots = {}
+        for file, caption in (PLOTS | (PLOTS_OF_PHOTOS if source.publish_photos else {})).items():
+            if (plot := plots_folder(folder, results, own) / file).is_file():
+                shutil.copyfile(plot, out / place / file)
+                plots[(place / file).as_posix()] = caption
+        yield Evaluation(published, plots)
 
 
 def stage_samples(
