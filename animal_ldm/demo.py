@@ -320,7 +320,7 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
     """
     pipeline.set_progress_bar_config(disable=True)
     defaults = sampling_defaults(pipeline)
-    fixed = {setting: value for setting, value in defaults.items() if setting not in DEFAULTS}
+    own_steps, own_guidance = (defaults.pop(setting) for setting in DEFAULTS)
     name, prompts = name[:LONGEST_TITLE], [text for text in prompts if len(text) <= LONGEST_TITLE][:MOST_PROMPTS]
 
     def check(prompt, number, seed, guidance, steps):
@@ -335,8 +335,14 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        images = generate(partial(pipeline, **fixed), prompt, number, seed, guidance, steps, on_step)
-        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance, **fixed}
+        images = generate(partial(pipeline, **defaults), prompt, number, seed, guidance, steps, on_step)
+        settings = {
+            "prompt": prompt,
+            "model": name,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            **defaults,
+        }
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
         used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
@@ -371,21 +377,10 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     seed = gr.Number(0, label="Seed", min_width=120)
                     dice = gr.Button("⚄ Roll")
                 guidance = gr.Slider(
-                    1,
-                    MOST_GUIDANCE,
-                    defaults["guidance_scale"],
-                    step=0.1,
-                    label="Guidance: closeness to the prompt",
-                    buttons=[],
+                    1, MOST_GUIDANCE, own_guidance, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
                 )
                 steps = gr.Slider(
-                    1,
-                    MOST_STEPS,
-                    defaults["num_inference_steps"],
-                    step=1,
-                    precision=0,
-                    label="Steps: more take longer",
-                    buttons=[],
+                    1, MOST_STEPS, own_steps, step=1, precision=0, label="Steps: more take longer", buttons=[]
                 )
         with gr.Tab("Results"):
             show_results(card)
