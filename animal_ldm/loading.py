@@ -7,6 +7,7 @@ are read here are fetched. No code of a model is executed.
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +17,13 @@ from huggingface_hub.errors import IncompleteSnapshotError, RepositoryNotFoundEr
 from safetensors import SafetensorError, safe_open
 
 from . import credentials  # noqa: F401 - the token stays with the Hub
+from .digest import pipeline_digest
 from .errors import InputError
-from .files import SUMS, check_sums, why, write_sums
+from .files import SUMS, check_sums, why, write_json, write_sums
 from .inspection import KINDS, check_component, check_finite, check_pipeline
 from .pipeline_animal_ldm import AnimalLDMPipeline
 from .released import RELEASED_MODEL, is_pipeline_folder, model_folder
+from .sampling import Sampling
 
 # Files of a complete pipeline folder. Any one of a tuple will do. They are checked first because transformers would
 # silently make up a tokenizer for a missing file.
@@ -191,7 +194,30 @@ def merge_lora(pipeline: AnimalLDMPipeline, folder: str | Path) -> AnimalLDMPipe
     pipeline.unload_lora_weights()
     report = Path(folder, "training_report.json")
     learned = json.loads(report.read_text(encoding="utf-8"))["classes"] if report.is_file() else []
-    return AnimalLDMPipeline(**pipeline.components, classes=sorted({*pipeline.classes, *learned}))
+    kept = {name: pipeline.config[name] for name in ("vocabulary", "sampling_defaults")}
+    return AnimalLDMPipeline(**pipeline.components, classes=sorted({*pipeline.classes, *learned}), **kept)
+
+
+def store_sampling_defaults(folder: str | Path, sampling: Sampling, scheduler: Any) -> None:
+    """Make these settings the defaults of the saved pipeline in `folder`, and this its scheduler.
+
+    `AnimalLDMPipeline` takes up all of them, `StableDiffusionPipeline` the scheduler. In training_report.json, the
+    pipeline's digest follows, because it covers the scheduler.
+    """
+    folder = Path(folder)
+    before = pipeline_digest(load_pipeline(str(folder), "cpu"))
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"scheduler": ["diffusers", type(scheduler).__name__], "sampling_defaults": asdict(sampling)}
+    write_json(folder / "model_index.json", index)
+    if (folder / SUMS).is_file():
+        seal(folder)
+    file = folder / "training_report.json"
+    if file.is_file():
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if report.get("digests", {}).get("pipeline") == before:
+            report["digests"]["pipeline"] = pipeline_digest(load_pipeline(str(folder), "cpu"))
+            write_json(file, report)
 
 
 # What `animal-ldm train` can use without a connection to the Hub.

@@ -119,7 +119,9 @@ def main() -> None:
     assert server.stdout
     url = server.stdout.readline().strip()
     process = psutil.Process(server.pid)
-    Client(url, verbose=False, httpx_kwargs={"timeout": 300}).predict(**GOOD, api_name="/generate")  # what is only loaded once is loaded
+    Client(url, verbose=False, httpx_kwargs={"timeout": 300}).predict(
+        **GOOD, api_name="/generate"
+    )  # what is only loaded once is loaded
     load = Load(arguments, url)
     threads = [threading.Thread(target=load.ask, args=(number,), daemon=True) for number in range(arguments.clients)]
     for thread in threads:

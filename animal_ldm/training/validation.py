@@ -131,8 +131,8 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
     size = sum(part.numel() * part.element_size() for network in trained for part in network.parameters())
     check_space(folder, size + SMALL_FILES, "The pipeline")
     with whole_folder(folder) as partial:
-        known = {"classes": pipeline.classes, "vocabulary": pipeline.config.vocabulary}
-        AnimalLDMPipeline(**components, **known).save_pretrained(partial)
+        kept = {name: pipeline.config[name] for name in ("vocabulary", "sampling_defaults")}
+        AnimalLDMPipeline(**components, classes=pipeline.classes, **kept).save_pretrained(partial)
         seal(partial)
 
 
