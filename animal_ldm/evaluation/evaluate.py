@@ -126,8 +126,8 @@ def measure_references(photos: Mapping[str, Images], measurer: Measurer, split: 
     """
     train, validation = (measurer.feature_sets(photos[name], f"{name} photos") for name in ("train", "validation"))
     return [
-        Reference(extractor.describe(), *features, split, measurer.state)
-        for extractor, *features in zip(measurer.extractors, train, validation, strict=True)
+        Reference(extractor.describe(), of_train, of_validation, split, measurer.state)
+        for extractor, of_train, of_validation in zip(measurer.extractors, train, validation, strict=True)
     ]
 
 

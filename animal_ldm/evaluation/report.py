@@ -163,7 +163,7 @@ def compare_all(reference: Reference, sample_sets: Sequence[FeatureSet], seed: i
     whole = [compare(reference, samples.features, seed) for samples in sample_sets]
     if errors:
         found = jackknife(sample_sets[0].features, lambda features: neighbour_values(reference, features), seed)
-        whole[0] = replace(whole[0], errors=whole[0].errors | found)
+        whole[0] = replace(whole[0], errors={**whole[0].errors, **found})
     fewer = whole
     if equal_n < n:
         fewer = [compare(reference, samples.features[:equal_n], seed) for samples in sample_sets]
@@ -183,7 +183,7 @@ def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparis
         ("kernel_distance", None): kernel.mean,
         **{(name, None): found.value for name, found in estimates.items()},
     }
-    errors = {
+    errors: dict[tuple[str, int | None], float | None] = {
         ("frechet_distance_infinity", None): curve.standard_error,
         ("kernel_distance", None): kernel.standard_error,
         **{(name, None): found.standard_error for name, found in estimates.items()},
