@@ -4,6 +4,8 @@ Image `i` is a function of the pipeline, the settings, its prompt and its seed a
 other images change it. Noise comes from the CPU's generator, so all devices start from the same noise.
 """
 
+import contextlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -77,6 +79,18 @@ class SamplingOptions:
         options = {option.name: getattr(self, option.name) for option in fields(Sampling)}
         given = {name: value for name, value in options.items() if value is not None}
         return Sampling(**{**(pipeline.sampling_defaults if pipeline else {}), **given})
+
+
+@contextlib.contextmanager
+def quiet(pipeline: "AnimalLDMPipeline") -> Iterator[None]:
+    """Without the pipeline's warnings about prompts, for those that come from a dataset by the thousand."""
+    logger = logging.getLogger(f"diffusers.{type(pipeline).__module__}")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def sample_images(

@@ -65,6 +65,11 @@ def carded(tiny_pipeline_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "tiny"
     shutil.copytree(tiny_pipeline_folder, folder)
     (folder / "README.md").write_text(CARD)
+    captions = {
+        "examples": ["a black zebra, close-up"],
+        "words": {"colour": ["white", "orange"], "framing": ["close-up"]},
+    }
+    (folder / "training_report.json").write_text(json.dumps({"captions": captions}))
     for name in ("samples/00-zebra.png", "samples/01-elephant.png", "evaluation/squeeze net/samples.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16)).save(folder / name)
@@ -76,7 +81,8 @@ def page_url(carded):
     """Where the page is served, by the components as a Space loads them."""
     card = demo.read_card(str(carded))
     prompts = [prompt for _, prompt in card.samples]
-    page = demo.build_page(StableDiffusionPipeline.from_pretrained(carded), "tiny", prompts, card)
+    words = demo.read_captions(str(carded)).words
+    page = demo.build_page(StableDiffusionPipeline.from_pretrained(carded), "tiny", prompts, card, words)
     yield demo.start(page)
     page.close()
 
@@ -364,6 +370,40 @@ def test_the_card_is_read(carded, tiny_pipeline_folder):
     assert demo.read_card(tiny_pipeline_folder) == demo.Card([], [])
 
 
+def test_captions_are_read(carded, tiny_pipeline_folder, tmp_path):
+    captions = demo.read_captions(str(carded))
+    assert captions.examples == ["a black zebra, close-up"]
+    assert captions.words == {"colour": ["white", "orange"], "background": [], "framing": ["close-up"]}
+    assert demo.read_captions(tiny_pipeline_folder) == demo.Captions([], {})
+    for content in ("", "[]", "{}", '{"captions": 3}', '{"captions": {"examples": [], "words": []}}'):
+        (tmp_path / "training_report.json").write_text(content)
+        assert demo.read_captions(str(tmp_path)) == demo.Captions([], {})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind", "word", "expected"),
+    [
+        ("a zebra", "colour", "orange", "an orange zebra"),
+        ("an elephant", "colour", "white", "a white elephant"),
+        ("a photo of a black and white cat, close-up", "colour", "black", "a photo of a black cat, close-up"),
+        ("two black zebras on a blue background", "colour", "white", "two white zebras on a blue background"),
+        ("zebras", "colour", "white", "white zebras"),
+        ("a zebra", "background", "orange", "a zebra on an orange background"),
+        ("a zebra on a blue background, from afar", "background", "green", "a zebra on a green background, from afar"),
+        ("a zebra", "framing", "close-up", "a zebra, close-up"),
+        ("a zebra, close-up", "framing", "from afar", "a zebra, from afar"),
+    ],
+)
+def test_words_are_added_to_the_prompt(prompt, kind, word, expected):
+    known = {
+        "colour": ["black", "white", "orange", "black and white"],
+        "background": ["blue", "green", "orange"],
+        "framing": ["close-up", "from afar"],
+    }[kind]
+    assert demo.with_word(prompt, kind, word, known) == expected
+    assert demo.with_word(expected, kind, word, known) == expected  # twice is once
+
+
 def test_without_gradio(tmp_path):
     code = "import sys; sys.modules['gradio'] = None; from animal_ldm import cli; cli.main(['demo', 'model'])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -423,7 +463,11 @@ def test_in_the_browser(browser, page_url, width):
     button("Generate").click()
     page.get_by_text("Please write a prompt.").wait_for()
     button("an elephant").click()
-    assert page.get_by_label("Prompt", exact=True).input_value() == "an elephant"
+    prompt_field = page.get_by_label("Prompt", exact=True)
+    assert prompt_field.input_value() == "an elephant"
+    button("orange").click()
+    page.wait_for_function("input => input.value === 'an orange elephant'", arg=prompt_field.element_handle())
+    button("an elephant").click()
     seed = page.get_by_label("Seed", exact=True)
     button("⚄ Roll").click()
     page.wait_for_function("input => input.value !== '0'", arg=seed.element_handle())

@@ -48,7 +48,7 @@ EVALUATION_FILES = {
     f"evaluation/squeezenet/{name}" for name in ("results.json", "samples.png", "precision_recall.png")
 }
 SAMPLE_FILES = {f"samples/{name}.png" for name in ("00-lion", "01-polar_bear", "02-wolf", "03-zebra")}
-OWN_FILES = {"README.md", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
+OWN_FILES = {"README.md", "SHA256SUMS", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
 
 
 def files_of(folder) -> set[str]:
@@ -135,6 +135,27 @@ def test_every_route_generates_the_same_pixels_from_folder_and_hub(model, evalua
     card = ModelCard.load(tmp_path / "staged/README.md")
     assert {sample["output"]["url"] for sample in card.data.widget} == SAMPLE_FILES
     assert card.data.widget[0]["parameters"]["guidance_scale"] == 2.0  # as in the evaluation
+
+
+def test_captions_of_the_data_are_in_the_gallery(model, tmp_path, no_smoke_test):
+    report = json.loads((model / "training_report.json").read_text())
+    captions = {
+        "sources": {"template": 1234, "attributes": 300, "model:my-private-folder": 20, "model:a/captioner": 5},
+        "words": {"colour": ["white"]},
+        "examples": ["a white zebra", "a lion / on a green background, " + "far away " * 20],
+    }
+    (model / "training_report.json").write_text(json.dumps(report | {"captions": captions}))
+    stage(model, tmp_path / "staged")
+    files = SAMPLE_FILES | {"samples/04-a_white_zebra.png"}
+    card = ModelCard.load(tmp_path / "staged/README.md")
+    prompts = {sample["output"]["url"]: sample["text"] for sample in card.data.widget}
+    assert prompts.keys() > files and list(prompts.values())[4:] == [text.strip() for text in captions["examples"]]
+    assert all((tmp_path / "staged" / file).is_file() and len(file) < 100 for file in prompts)
+    published = json.loads((tmp_path / "staged/training_report.json").read_text())["captions"]
+    assert published["sources"]["model:a local folder"] == 20 and published["sources"]["model:a/captioner"] == 5
+    text = card.text
+    assert "1,234 from templates around the class name, 300 with words measured from the pixels, 25 by a cap" in text
+    assert "my-private-folder" not in text and "a few caption templates" not in text
 
 
 def test_staging_again_gives_the_same_bytes(model, evaluation, tmp_path, no_smoke_test):
