@@ -396,8 +396,8 @@ def build_page(
         words: one button each, as in `Captions`.
     """
     pipeline.set_progress_bar_config(disable=True)
-    defaults = sampling_defaults(pipeline)
-    own_steps, own_guidance = (defaults.pop(setting) for setting in DEFAULTS)
+    fixed = sampling_defaults(pipeline)
+    own_steps, own_guidance = (fixed.pop(setting) for setting in DEFAULTS)
     name, prompts = name[:LONGEST_TITLE], [text for text in prompts if len(text) <= LONGEST_TITLE][:MOST_PROMPTS]
 
     def check(prompt, number, seed, guidance, steps):
@@ -412,14 +412,8 @@ def build_page(
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        images = generate(partial(pipeline, **defaults), prompt, number, seed, guidance, steps, on_step)
-        settings = {
-            "prompt": prompt,
-            "model": name,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-            **defaults,
-        }
+        images = generate(partial(pipeline, **fixed), prompt, number, seed, guidance, steps, on_step)
+        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance, **fixed}
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
         used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
