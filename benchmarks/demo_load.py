@@ -95,7 +95,9 @@ class Load:
         except Exception as error:
             said = str(error)
             may_be = (
-                BUSY if kind != "bad" else f"{BUSY}|must be a|write a prompt|Too long|not text|99,999 bytes|413|JSON"
+                BUSY
+                if kind != "bad"
+                else f"{BUSY}|must be a|write a prompt|Too long|not text|99,999 bytes|413|JSON|file size"
             )
             if re.search(may_be, said, re.IGNORECASE) and "Traceback" not in said:
                 return f"{kind}: refused"
@@ -119,7 +121,9 @@ def main() -> None:
     assert server.stdout
     url = server.stdout.readline().strip()
     process = psutil.Process(server.pid)
-    Client(url, verbose=False, httpx_kwargs={"timeout": 300}).predict(**GOOD, api_name="/generate")  # what is only loaded once is loaded
+    Client(url, verbose=False, httpx_kwargs={"timeout": 300}).predict(
+        **GOOD, api_name="/generate"
+    )  # what is only loaded once is loaded
     load = Load(arguments, url)
     threads = [threading.Thread(target=load.ask, args=(number,), daemon=True) for number in range(arguments.clients)]
     for thread in threads:
