@@ -15,6 +15,7 @@ The page trusts neither users nor cards: it shows their texts as text, serves on
 """
 
 import html
+import inspect
 import json
 import os
 import re
@@ -22,8 +23,9 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,16 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from yaml import YAMLError
 
-# The pipeline's own defaults. A Space loads the model with diffusers' class, which has others.
-STEPS = 25
-GUIDANCE = 3.0
+# Where a model sets no defaults of its own. A Space loads it with diffusers' class, which has others.
+DEFAULTS = {"num_inference_steps": 25, "guidance_scale": 3.0}
 
 MOST_IMAGES = 8  # in one batch
 MOST_STEPS = 100
 MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
+WORD_KINDS = ("colour", "background", "framing")
+MOST_WORDS = 6  # of a kind
+MOST_CHARACTERS = 20_000_000  # of a training report; a longer one is not read
 LONGEST_PROMPT = 1000  # characters; fewer than this many tokens are read anyway
 MOST_PROMPTS, LONGEST_TITLE = 100, 80  # buttons; characters of one, and of the model's name
 MOST_WAITING = 40  # requests in the queue; later ones are told that it is full
@@ -115,7 +119,10 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #shown { grid-area: 1 / 2 / 3 / 3; }
 #prompt textarea { font-size: 20px; }
 #words { gap: 8px; flex-wrap: wrap; }
-#words button { flex: 0 0 auto; min-width: 0; width: auto; padding: 7px 14px; border-radius: 99px; font-size: 16px; }
+#attributes { gap: 6px; flex-wrap: wrap; }
+#words button, #attributes button { flex: 0 0 auto; min-width: 0; width: auto; border-radius: 99px; }
+#words button { padding: 7px 14px; font-size: 16px; }
+#attributes button { padding: 4px 11px; font-size: 14px; }
 #settings #seed .block { padding-bottom: 0; }
 #seed { align-items: end; gap: 10px; flex-wrap: nowrap; }
 #seed button { flex: 0 0 auto; width: auto; min-width: 0; height: 48px; padding: 0 18px; font-size: 16px; }
@@ -213,6 +220,61 @@ def inert(text: str) -> str:
     return re.sub(r"://|@|(?<=www)\.", lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", text, flags=re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Captions:
+    """What a model's training report says of its captions.
+
+    Attributes:
+        examples: some of them.
+        words: by kind ("colour", "background" or "framing"), the words that they state, the most frequent first.
+    """
+
+    examples: list[str]
+    words: dict[str, list[str]]
+
+
+def read_captions(model: str) -> Captions:
+    """From the pipeline folder `model`, or the model with that id on the Hub; empty where nothing is recorded."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(model, allow_patterns=["training_report.json"]))
+    try:
+        with (folder / "training_report.json").open(encoding="utf-8") as file:
+            found = json.loads(file.read(MOST_CHARACTERS))["captions"]
+        usable = {
+            kind: [word for word in found["words"].get(kind, ()) if re.fullmatch("[a-z -]{3,20}", word)]
+            for kind in WORD_KINDS
+        }
+        words = {kind: known[:MOST_WORDS] for kind, known in usable.items()}
+        return Captions([*map(str, found["examples"])][:MOST_WORDS], words)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Captions([], {})
+
+
+def with_word(prompt: str, kind: str, word: str, known: Sequence[str]) -> str:
+    """The prompt with a word that describes the image, in the place of another of its kind.
+
+    Args:
+        kind: one of `WORD_KINDS`.
+        known: the words of this kind.
+    """
+    others = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    with_article = f"an {word}" if word[0] in "aeiou" else f"a {word}"
+    if kind == "framing":
+        return re.sub(rf", (?:{others})$", "", prompt.rstrip()) + f", {word}"
+    if kind == "background":
+        text, comma, framing = re.sub(rf" on an? (?:{others}) background", "", prompt.rstrip()).partition(",")
+        return f"{text} on {with_article} background{comma}{framing}"
+    text, *rest = re.split(r"( on |,)", prompt.strip(), maxsplit=1)
+    pattern = rf"((?:.* )?)(an?|two|three|several) (?:(?:{others}) )?(.+)"
+    if found := re.fullmatch(pattern, text, re.IGNORECASE | re.DOTALL):
+        start, number, name = found.groups()
+        text = f"{start}{with_article if number.lower() in ('a', 'an') else f'{number} {word}'} {name}"
+    else:
+        text = f"{word} " + re.sub(rf"^(?:{others}) ", "", text)
+    return "".join([text, *rest])
+
+
 def wrong_prompt(pipeline: DiffusionPipeline, prompt: Any) -> str:
     """What is wrong with the prompt, as a sentence for the user; "" if nothing is."""
     if not isinstance(prompt, str) or not prompt.strip():
@@ -300,15 +362,42 @@ def show_results(card: Card) -> None:
         gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
 
 
-def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], card: Card) -> gr.Blocks:
+def show_words(words: Mapping[str, Sequence[str]], prompt: gr.Textbox) -> None:
+    """A button for each word, which adds it to the prompt."""
+    for kind, known in words.items():
+        for word in known:
+            button = gr.Button(f"{word} background" if kind == "background" else word, size="sm")
+            add = partial(with_word, kind=kind, word=word, known=known)
+            button.click(add, prompt, prompt, api_visibility="private", queue=False, show_progress="hidden")
+
+
+def sampling_defaults(pipeline: Any) -> dict[str, Any]:
+    """`DEFAULTS`, and the model's own in their place; without those that the pipeline's class does not take."""
+    stored = pipeline.config.get("sampling_defaults")
+    if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
+        stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
+    taken = inspect.signature(pipeline.__call__).parameters
+    return DEFAULTS | {setting: value for setting, value in (stored or {}).items() if setting in taken}
+
+
+def build_page(
+    pipeline: DiffusionPipeline,
+    name: str,
+    prompts: Sequence[str],
+    card: Card,
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> gr.Blocks:
     """The page.
 
     Args:
         pipeline: an `AnimalLDMPipeline`, or the same components as a `StableDiffusionPipeline`.
         name: of the model.
         prompts: one button each.
+        words: one button each, as in `Captions`.
     """
     pipeline.set_progress_bar_config(disable=True)
+    defaults = sampling_defaults(pipeline)
+    own_steps, own_guidance = (defaults.pop(setting) for setting in DEFAULTS)
     name, prompts = name[:LONGEST_TITLE], [text for text in prompts if len(text) <= LONGEST_TITLE][:MOST_PROMPTS]
 
     def check(prompt, number, seed, guidance, steps):
@@ -323,15 +412,21 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        images = generate(pipeline, prompt, number, seed, guidance, steps, on_step)
-        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance}
+        images = generate(partial(pipeline, **defaults), prompt, number, seed, guidance, steps, on_step)
+        settings = {
+            "prompt": prompt,
+            "model": name,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            **defaults,
+        }
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
         used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
             yield [*save(images, Path(folder), seed, settings)], html.escape(used)
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        known = ", or choose one of the model's classes" if prompts else ""
+        known = ", or begin with an example" if prompts else ""
         gr.HTML(
             f"<h1>{html.escape(name)}</h1><p>Write what you would like to see{known}.</p>",
             elem_id="head",
@@ -344,6 +439,9 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     for text in prompts:
                         word = gr.Button(text, size="sm")
                         word.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
+                if words and any(words.values()):
+                    with gr.Row(elem_id="attributes"):
+                        show_words(words, prompt)
                 button = gr.Button("Generate", variant="primary", size="lg")
             with gr.Column(elem_id="shown"):
                 gallery = gr.Gallery(
@@ -359,10 +457,10 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     seed = gr.Number(0, label="Seed", min_width=120)
                     dice = gr.Button("⚄ Roll")
                 guidance = gr.Slider(
-                    1, MOST_GUIDANCE, GUIDANCE, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
+                    1, MOST_GUIDANCE, own_guidance, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
                 )
                 steps = gr.Slider(
-                    1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
+                    1, MOST_STEPS, own_steps, step=1, precision=0, label="Steps: more take longer", buttons=[]
                 )
         with gr.Tab("Results"):
             show_results(card)
@@ -441,7 +539,7 @@ def main() -> None:
     pipeline.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     card = read_card(model)
     prompts = [prompt for _, prompt in card.samples if prompt]
-    serve(build_page(pipeline, model.split("/")[-1], prompts, card))
+    serve(build_page(pipeline, model.split("/")[-1], prompts, card, read_captions(model).words))
 
 
 if __name__ == "__main__":

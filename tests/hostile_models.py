@@ -1,15 +1,28 @@
-"""Pipeline folders that mean harm or are broken: {name: what it does to a good folder}."""
+"""Pipeline folders that mean harm or are broken, made from a good one.
+
+`python -m tests.hostile_models` loads each in a process of its own and prints how that ends.
+"""
 
 import json
+import logging
+import multiprocessing
 import os
 import pickle
+import shutil
 import struct
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from animal_ldm import AnimalLDMPipeline
+from animal_ldm.errors import InputError
+from animal_ldm.loading import load_pipeline, seal
+from tests.conftest import tiny_components
 
 INDEX, UNET, VAE = "model_index.json", "unet/config.json", "vae/config.json"
 TEXT, TOKENIZER, SCHEDULER = (
@@ -143,8 +156,6 @@ def vocabulary(change: Callable[[dict], Any]) -> Harm:
 
 
 def flipped(folder: Path) -> None:
-    from animal_ldm.loading import seal
-
     seal(folder)
     data = bytearray((folder / WEIGHTS["vae"]).read_bytes())
     data[-1] ^= 1
@@ -152,8 +163,6 @@ def flipped(folder: Path) -> None:
 
 
 def unlisted(folder: Path) -> None:
-    from animal_ldm.loading import seal
-
     seal(folder)
     (folder / "tokenizer/added_tokens.json").write_text("{}")
 
@@ -193,6 +202,7 @@ HOSTILE: dict[str, tuple[Harm, str]] = {
     "scheduler that is not one": (setting(INDEX, scheduler=["diffusers", "UNet2DModel"]), "The scheduler in"),
     "classes are a number": (setting(INDEX, classes=7), "must be names with numbers"),
     "classes with texts for numbers": (setting(INDEX, classes={"zebra": "1"}), "must be names with numbers"),
+    "vocabulary is an object": (setting(INDEX, vocabulary={"zebra": 0}), "must be words with spaces"),
     "class of a megabyte": (setting(INDEX, classes={"z" * 10_000: 0}), "names of at most 1000 letters"),
     # configurations
     "2^31 tokens": (setting(TOKENIZER, model_max_length=2**31), "model_max_length .* must be at most 4,096"),
@@ -303,3 +313,51 @@ HOSTILE: dict[str, tuple[Harm, str]] = {
     "sums are not text": (content("SHA256SUMS", b"\xff" * 100), "SHA256SUMS cannot be read"),
     "sums are a pipe": (pipe("SHA256SUMS"), "SHA256SUMS cannot be read"),
 }  # fmt: skip
+
+
+def try_folder(good: Path, folder: Path, name: str) -> str:
+    """How loading the folder after this harm ends, in a process of its own."""
+    shutil.copytree(good, folder)
+    harm, _ = HOSTILE[name]
+    harm(folder)
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    process = context.Process(target=_load, args=(folder, answers), daemon=True)
+    process.start()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+        return "hang"
+    if (folder / "ran").exists():
+        return "code of the folder ran"
+    return "the process was aborted" if answers.empty() else answers.get()
+
+
+def _load(folder: Path, answers: Any) -> None:
+    try:
+        load_pipeline(str(folder), "cpu")
+    except InputError as error:
+        answers.put("clean" if "\n" not in str(error) else "more than a sentence")
+    except BaseException:
+        answers.put("traceback")
+    else:
+        answers.put("accepted")
+
+
+def main() -> None:
+    """Print how each harm ends, and how many ended so."""
+    logging.disable()
+    torch.set_num_threads(1)
+    outcomes = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        good = Path(scratch, "good")
+        AnimalLDMPipeline(**tiny_components(), classes=["zebra"]).save_pretrained(good)
+        for number, name in enumerate(HOSTILE):
+            outcome = try_folder(good, Path(scratch, str(number)), name)
+            outcomes[outcome] += 1
+            print(f"{outcome:<24} {name}", flush=True)
+    print(*(f"{count:4} {outcome}" for outcome, count in outcomes.most_common()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -113,7 +113,7 @@ def table_of(extractor: str, sources: Sequence[Source]) -> Table:
     names = [source.name for source in sources]
     order = {
         (metric.name, metric.k): metric
-        for results in found
+        for results in reversed(found)  # the first that has a metric stays
         if results
         for metric in results.metrics
         if not metric.name.endswith("_ratio")  # the photos' score stands beside every metric

@@ -30,8 +30,9 @@ PICTURED = (
     ("vendi_score", None),
     ("prompt_accuracy", None),
 )
-PER_LINE = 4  # of them
+PER_LINE = 5  # of them
 EXPLAINED = (
+    "↓ lower is better, ↑ higher is better, ≈ near real photos is better.",
     "± is the standard error over the choice of samples or, over several sample sets, their standard deviation. It "
     "does not cover training the model again.",
     f"* marks the best value and those within {SURE:g} standard errors of it: the results do not tell them apart. "
@@ -112,8 +113,9 @@ def save_picture(comparison: Comparison, samples: Sequence[SampleRow], path: Pat
         rows = [row for row in table.rows if (row.metric.name, row.metric.k) in PICTURED]
         parts += [(table, rows[start : start + PER_LINE]) for start in range(0, len(rows), PER_LINE)]
     models = len(comparison.names)
-    heights = [0.9 + 0.3 * models] * len(parts) + [1.15 * len(samples) + 0.5] * bool(samples)
-    figure = Figure(figsize=(3 * PER_LINE, sum(heights) + 0.4), layout="constrained")
+    sampled = [i for i in range(models) if any(row.images[i] is not None for row in samples)]
+    heights = [0.9 + 0.3 * models] * len(parts) + [1.2 * len(sampled) + 0.5] * bool(samples)
+    figure = Figure(figsize=(2.7 * PER_LINE, sum(heights) + 0.4), layout="constrained")
     figure.suptitle("bars: ± 2 standard errors over samples; dotted: real photos; hollow: not comparable", color=QUIET)
     strips = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for strip, (table, rows) in zip(strips, parts, strict=False):
@@ -124,15 +126,16 @@ def save_picture(comparison: Comparison, samples: Sequence[SampleRow], path: Pat
         for axes in plots[len(rows) :]:
             axes.set_visible(False)
     if samples:
-        grid = strips[-1].subplots(len(samples), models, squeeze=False)
-        for line, row in zip(grid, samples, strict=True):
-            for axes, image in zip(line, row.images, strict=True):
+        grid = strips[-1].subplots(len(sampled), len(samples), squeeze=False)
+        for line, model in zip(grid, sampled, strict=True):
+            for axes, row in zip(line, samples, strict=True):
+                image = row.images[model]
                 axes.imshow(np.full((1, 1, 3), 255, np.uint8) if image is None else image)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            line[0].set_ylabel(f"{row.prompt}\nseed {row.seed}", rotation=0, ha="right", va="center")
-        for axes, name in zip(grid[0], comparison.names, strict=True):
-            axes.set_title(name, fontsize="medium")
+            line[0].set_ylabel(comparison.names[model], rotation=0, ha="right", va="center")
+        for axes, row in zip(grid[0], samples, strict=True):
+            axes.set_title(f"{row.prompt}\nseed {row.seed}", fontsize="small")
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=130)
 

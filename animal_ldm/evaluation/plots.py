@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..data.captions import is_template
 from ..files import whole_file
 from .images import Images
 from .neighbours import nearest
@@ -19,6 +20,7 @@ from .table import number, sampling_line
 
 SAMPLES, REAL, QUIET = "#0072b2", "#d55e00", "#767676"  # colour-blind readers can tell them apart too
 GRID_COLUMNS = 10
+CAPTION_COLUMNS, CAPTION_ROWS = 5, 4
 PANEL_ROWS, PANEL_SEED = 6, 0
 
 
@@ -36,6 +38,29 @@ def save_sample_grid(samples: Images, results: Results, path: Path) -> None:
         axes.imshow(np.concatenate([*images, *blank], axis=1), interpolation="nearest")
         axes.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
         _bare(axes)
+    _save(figure, path)
+
+
+def save_captioned_samples(samples: Images, results: Results, path: Path) -> None:
+    """The first samples whose prompts say more than the class, below the prompts: uncurated. Without any, no file."""
+    path.unlink(missing_ok=True)
+    first: dict[str, int] = {}
+    for index, (text,) in enumerate(samples.captions or ()):
+        if samples.labels and not is_template(text, samples.labels[index]):
+            first.setdefault(text, index)
+    shown = list(first.items())[: CAPTION_COLUMNS * CAPTION_ROWS]
+    if not shown:
+        return
+    rows = -(-len(shown) // CAPTION_COLUMNS)
+    figure = Figure(figsize=(2 * CAPTION_COLUMNS, 2.4 * rows + 0.4), layout="constrained")
+    _caption(figure, results)
+    for axes in figure.subplots(rows, CAPTION_COLUMNS, squeeze=False).flat:
+        _bare(axes)
+        if shown:
+            text, index = shown.pop(0)
+            axes.imshow(samples[index], interpolation="nearest")
+            title = textwrap.fill(text, width=27, max_lines=3, placeholder=" …")
+            axes.set_title(title, fontsize="small", parse_math=False)
     _save(figure, path)
 
 

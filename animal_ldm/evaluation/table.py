@@ -2,7 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from .results import AutoencoderResult, ClassResult, Metric, Results, Sweep
+from .results import AttributeResult, AutoencoderResult, ClassResult, Metric, Results, Sweep
+
+PROMPTS = {"classes": "class names", "data": "captions of the photos"}
+HOW_TO_READ_WORDS = (
+    "silent: images of which the measure says no colour or no background at all; the shares are of the others. "
+    "Unasked: the share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose "
+    "captions have the word, measured in the same way, without boxes. Framing and number are not measured: their "
+    "measure needs boxes. Captions of `prepare --describe` state what this measure found, so their photos score high."
+)
 
 # The same metric over the features of different extractors.
 ACROSS_EXTRACTORS = {
@@ -40,6 +48,8 @@ def own_tables(results: Results) -> Iterator[list[str]]:
     """Lines of the smaller tables: classes, the sweep, the autoencoder."""
     if results.per_class:
         yield align([*class_rows(results.per_class)])
+    if results.per_attribute:
+        yield [*align([*attribute_rows(results.per_attribute)]), f"  {HOW_TO_READ_WORDS}"]
     if results.sweep:
         yield align(sweep_rows(results.sweep))
     if results.autoencoder:
@@ -116,6 +126,7 @@ def sampling_line(results: Results) -> str:
     return (
         f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, guidance "
         f"{sampling.guidance_scale:g}, seed {sampling.seed}, class mix {sampling.class_mix}, "
+        f"prompts: {PROMPTS[sampling.prompts_from]}, "
         + ("1 sample set" if repeats == 1 else f"{repeats} sample sets, mean ± standard deviation")
     )
 
@@ -152,6 +163,29 @@ def class_rows(classes: Sequence[ClassResult]) -> Iterator[tuple[str, ...]]:
             coverage = (f"{own.value:.0%}", f"{own.held_out:.0%}", f"{own.n:,}") if own else ("", "", "")
         share = f"{found.accuracy:.0%}"
         yield found.label, f"{found.n_generated:,}", share, held_out, *coverage, found.mistaken_for or ""
+
+
+def attribute_rows(words: Sequence[AttributeResult]) -> Iterator[tuple[str, ...]]:
+    yield "asked for", "samples", "silent", "shown", "unasked", "photos", "silent", "shown"
+    for found in words:
+        yield (
+            f"{found.kind} {found.word}",
+            f"{found.n_asked:,}",
+            share(found.n_asked - found.n_told, found.n_asked),
+            percent(found.share),
+            f"{percent(found.share_unasked)} of {found.n_unasked:,}" if found.n_unasked else "",
+            f"{found.n_photos_asked:,}",
+            share(found.n_photos_asked - found.n_photos_told, found.n_photos_asked),
+            percent(found.share_photos),
+        )
+
+
+def share(part: int, whole: int) -> str:
+    return percent(part / whole if whole else None)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
 
 
 def sweep_rows(sweep: Sweep) -> list[tuple[str, ...]]:

@@ -183,7 +183,7 @@ def eval_results(dataset: str | None, results: Results) -> Iterator[EvalResult]:
     """
     sampling = {}
     if results.sampling:
-        names = ("num_inference_steps", "guidance_scale", "scheduler", "class_mix", "dtype")
+        names = ("num_inference_steps", "guidance_scale", "scheduler", "class_mix", "prompts_from", "dtype")
         sampling = {f"sampling_{name}": getattr(results.sampling, name) for name in names}
     for metric in results.metrics:
         if metric.value is None:

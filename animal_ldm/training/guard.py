@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from ..errors import InputError, MachineError
 from ..locks import full_disk, locked
@@ -14,7 +15,9 @@ from .arguments import RunArguments
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
 # In the errors of gloo and NCCL when another process of the run is gone.
-LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "ECONNRESET", "store->")
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "store->")
+
+AGAIN = "Start the run again with --resume: it continues from the newest checkpoint."
 
 
 def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], Path | None]:
@@ -27,10 +30,11 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
 
     @functools.wraps(train)
     def run(arguments: Arguments) -> Path | None:
-        main = int(os.environ.get("RANK", 0)) == 0  # set by accelerate and torchrun
+        # accelerate and torchrun set these
+        main, several = int(os.environ.get("RANK", 0)) == 0, int(os.environ.get("WORLD_SIZE", 1)) > 1
         folder = Path(arguments.output_dir)
         lock = locked(folder / ".lock", f"--output_dir {folder}") if main else contextlib.nullcontext()
-        with lock:
+        with lock, stopped_by_launcher() if several else contextlib.nullcontext():
             try:
                 return train(arguments)
             except InputError:
@@ -40,11 +44,25 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
                     raise MachineError(message) from error
                 raise
             except RuntimeError as error:
-                if int(os.environ.get("WORLD_SIZE", 1)) > 1 and any(words in str(error) for words in LOST):
-                    raise MachineError(
-                        "Another process of this run was lost. Start the run again with --resume: it continues from"
-                        f" the newest checkpoint. ({str(error).strip().splitlines()[0][:200]})"
-                    ) from error
+                if several and any(words in str(error) for words in LOST):
+                    reason = str(error).strip().splitlines()[0][:200]
+                    raise MachineError(f"Another process of this run was lost. {AGAIN} ({reason})") from error
                 raise
 
     return run
+
+
+@contextlib.contextmanager
+def stopped_by_launcher() -> Iterator[None]:
+    """Here SIGTERM, which a launcher sends to the others when it has lost a process, is a `MachineError`."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise MachineError(
+            "The launcher stopped this process, as it does when another process of the run was lost. " + AGAIN
+        )
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
