@@ -95,7 +95,9 @@ class Load:
         except Exception as error:
             said = str(error)
             may_be = (
-                BUSY if kind != "bad" else f"{BUSY}|must be a|write a prompt|Too long|not text|99,999 bytes|413|JSON"
+                BUSY
+                if kind != "bad"
+                else f"{BUSY}|must be a|write a prompt|Too long|not text|99,999 bytes|413|JSON|file size"
             )
             if re.search(may_be, said, re.IGNORECASE) and "Traceback" not in said:
                 return f"{kind}: refused"
