@@ -15,6 +15,7 @@ The page trusts neither users nor cards: it shows their texts as text, serves on
 """
 
 import html
+import inspect
 import json
 import os
 import re
@@ -24,6 +25,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from yaml import YAMLError
 
-# The pipeline's own defaults. A Space loads the model with diffusers' class, which has others.
-STEPS = 25
-GUIDANCE = 3.0
+# Where a model sets no defaults of its own. A Space loads it with diffusers' class, which has others.
+DEFAULTS = {"num_inference_steps": 25, "guidance_scale": 3.0}
 
 MOST_IMAGES = 8  # in one batch
 MOST_STEPS = 100
@@ -300,6 +301,15 @@ def show_results(card: Card) -> None:
         gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
 
 
+def sampling_defaults(pipeline: Any) -> dict[str, Any]:
+    """`DEFAULTS`, and the model's own in their place; without those that the pipeline's class does not take."""
+    stored = pipeline.config.get("sampling_defaults")
+    if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
+        stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
+    taken = inspect.signature(pipeline.__call__).parameters
+    return DEFAULTS | {setting: value for setting, value in (stored or {}).items() if setting in taken}
+
+
 def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], card: Card) -> gr.Blocks:
     """The page.
 
@@ -309,6 +319,8 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
         prompts: one button each.
     """
     pipeline.set_progress_bar_config(disable=True)
+    defaults = sampling_defaults(pipeline)
+    own_steps, own_guidance = (defaults.pop(setting) for setting in DEFAULTS)
     name, prompts = name[:LONGEST_TITLE], [text for text in prompts if len(text) <= LONGEST_TITLE][:MOST_PROMPTS]
 
     def check(prompt, number, seed, guidance, steps):
@@ -323,8 +335,14 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        images = generate(pipeline, prompt, number, seed, guidance, steps, on_step)
-        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance}
+        images = generate(partial(pipeline, **defaults), prompt, number, seed, guidance, steps, on_step)
+        settings = {
+            "prompt": prompt,
+            "model": name,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            **defaults,
+        }
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
         used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
@@ -359,10 +377,10 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     seed = gr.Number(0, label="Seed", min_width=120)
                     dice = gr.Button("⚄ Roll")
                 guidance = gr.Slider(
-                    1, MOST_GUIDANCE, GUIDANCE, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
+                    1, MOST_GUIDANCE, own_guidance, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
                 )
                 steps = gr.Slider(
-                    1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
+                    1, MOST_STEPS, own_steps, step=1, precision=0, label="Steps: more take longer", buttons=[]
                 )
         with gr.Tab("Results"):
             show_results(card)

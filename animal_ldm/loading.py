@@ -4,20 +4,24 @@ A folder is inspected before anything in it is built, see `inspection`. Of a rep
 are read here are fetched. No code of a model is executed.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import IncompleteSnapshotError, RepositoryNotFoundError
 
+from .digest import pipeline_digest
 from .errors import InputError
-from .files import SUMS, check_sums, write_sums
+from .files import SUMS, check_sums, write_json, write_sums
 from .inspection import KINDS, check_component, check_finite, check_pipeline
 from .pipeline_animal_ldm import AnimalLDMPipeline
 from .released import RELEASED_MODEL, is_pipeline_folder, model_folder
+from .sampling import Sampling
 
 # Files of a complete pipeline folder. Any one of a tuple will do. They are checked first because transformers would
 # silently make up a tokenizer for a missing file.
@@ -118,7 +122,11 @@ def fetched(model: str, patterns: list[str]) -> Path:
     if Path(model).is_dir():
         return Path(model)
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        try:
+            return Path(snapshot_download(model, allow_patterns=patterns))
+        except IncompleteSnapshotError:
+            # No connection, and a cached copy that diffusers fetched: it lacks the sums alone, which are optional.
+            return Path(snapshot_download(model, allow_patterns=[name for name in patterns if name != SUMS]))
     except (OSError, ValueError) as error:
         if isinstance(error, RepositoryNotFoundError):
             found = "the Hub has no model of that name that you may read"
@@ -139,6 +147,28 @@ def built(model: str, build: Callable[[], T]) -> T:
             f"A file in {model} is missing or damaged; copy the folder again."
             f" ({type(error).__name__}: {reason[0] if reason else 'no message'})"
         ) from error
+
+
+def store_sampling_defaults(folder: str | Path, sampling: Sampling, scheduler: Any) -> None:
+    """Make these settings the defaults of the saved pipeline in `folder`, and this its scheduler.
+
+    `AnimalLDMPipeline` takes up all of them, `StableDiffusionPipeline` the scheduler. In training_report.json, the
+    pipeline's digest follows, because it covers the scheduler.
+    """
+    folder = Path(folder)
+    before = pipeline_digest(load_pipeline(str(folder), "cpu"))
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"scheduler": ["diffusers", type(scheduler).__name__], "sampling_defaults": asdict(sampling)}
+    write_json(folder / "model_index.json", index)
+    if (folder / SUMS).is_file():
+        seal(folder)
+    file = folder / "training_report.json"
+    if file.is_file():
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if report.get("digests", {}).get("pipeline") == before:
+            report["digests"]["pipeline"] = pipeline_digest(load_pipeline(str(folder), "cpu"))
+            write_json(file, report)
 
 
 # What `animal-ldm train` can use without a connection to the Hub.

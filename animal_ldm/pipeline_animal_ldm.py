@@ -30,6 +30,14 @@ logger = logging.get_logger(f"diffusers.{__name__}")
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
+# What `__call__` takes where neither an argument nor the model's `sampling_defaults` say otherwise.
+SAMPLING_DEFAULTS = {
+    "num_inference_steps": 25,
+    "guidance_scale": 3.0,
+    "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, 1.0),
+}
+
 # A class is recognised by its name, or by its name with one of these endings replaced: (singular, plural).
 PLURAL_ENDINGS = (
     ("", ""),
@@ -102,6 +110,9 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             The classes the model was trained on. A prompt that names none of them gets a warning. The config holds
             them as `{name: index}`, because loading from the Hub takes every list in `model_index.json` for a
             component; [`AnimalLDMPipeline.classes`] gives the list.
+        sampling_defaults (`dict`, *optional*):
+            Defaults of this model for the arguments of [`~AnimalLDMPipeline.__call__`] in `SAMPLING_DEFAULTS`, such as
+            `{"guidance_scale": 2.0}`. `StableDiffusionPipeline` ignores them.
         requires_safety_checker (`bool`, defaults to `False`):
             Not used here; written to the config so that `StableDiffusionPipeline` does not expect a safety checker.
     """
@@ -118,12 +129,14 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         scheduler: KarrasDiffusionSchedulers,
         classes: list[str] | dict[str, int] | None = None,
         requires_safety_checker: bool = False,
+        sampling_defaults: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_to_config(
             classes={name: index for index, name in enumerate(sorted(classes))} if classes else None,
             requires_safety_checker=requires_safety_checker,
+            sampling_defaults=check_sampling_defaults(sampling_defaults) if sampling_defaults else None,
         )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -132,6 +145,12 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
     def classes(self) -> list[str]:
         """The classes the model was trained on, sorted; empty if they are not known."""
         return list(self.config.classes or ())
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """What [`~AnimalLDMPipeline.__call__`] takes for each argument in `SAMPLING_DEFAULTS` that is None."""
+        defaults = {**SAMPLING_DEFAULTS, **(self.config.sampling_defaults or {})}
+        return {**defaults, "guidance_interval": tuple(defaults["guidance_interval"])}  # JSON has no tuples
 
     def check_inputs(
         self,
@@ -334,12 +353,12 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 25,
+        num_inference_steps: int | None = None,
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
-        guidance_scale: float = 3.0,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -358,6 +377,9 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
     ) -> AnimalLDMPipelineOutput | tuple:
         r"""
         Generate images.
+
+        The defaults of `num_inference_steps`, `guidance_scale`, `guidance_rescale` and `guidance_interval` are those
+        of the model, [`AnimalLDMPipeline.sampling_defaults`]; below are the ones of a model that sets none.
 
         Args:
             prompt (`str` or `list[str]`, *optional*):
@@ -423,6 +445,11 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
+        defaults = self.sampling_defaults
+        num_inference_steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        guidance_scale = defaults["guidance_scale"] if guidance_scale is None else guidance_scale
+        guidance_rescale = defaults["guidance_rescale"] if guidance_rescale is None else guidance_rescale
+        guidance_interval = defaults["guidance_interval"] if guidance_interval is None else guidance_interval
         sample_size = self.unet.config.sample_size
         rows, columns = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         height = height or rows * self.vae_scale_factor
@@ -524,3 +551,26 @@ def check_texts(name: str, texts: Any) -> None:
         isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
     ):
         raise ValueError(f"`{name}` must be a text or a list of at least one text but is {texts!r}.")
+
+
+def check_sampling_defaults(defaults: dict[str, Any]) -> dict[str, Any]:
+    """`defaults`; a `ValueError` if it holds an unknown name, or a value out of range."""
+    unknown = sorted(set(defaults) - set(SAMPLING_DEFAULTS))
+    if unknown:
+        raise ValueError(f"`sampling_defaults` may only hold {[*SAMPLING_DEFAULTS]} but also holds {unknown}.")
+    steps, scale, rescale, interval = ({**SAMPLING_DEFAULTS, **defaults}[name] for name in SAMPLING_DEFAULTS)
+    if not (
+        isinstance(steps, int)
+        and steps >= 1
+        and isinstance(interval, list | tuple)
+        and len(interval) == 2
+        and all(isinstance(number, int | float) for number in (scale, rescale, *interval))
+        and abs(scale) < float("inf")
+        and 0 <= rescale <= 1
+        and 0 <= interval[0] <= interval[1] <= 1
+    ):
+        raise ValueError(
+            "`sampling_defaults` must hold whole `num_inference_steps` of at least 1, a finite `guidance_scale`, a"
+            f" `guidance_rescale` from 0 to 1 and a `guidance_interval` of two ascending fractions, but is {defaults}."
+        )
+    return defaults

@@ -1,6 +1,5 @@
 """The demo's page: the real gradio app on loopback with a tiny pipeline, asked by gradio's client and in Chromium."""
 
-import inspect
 import json
 import re
 import shutil
@@ -21,6 +20,9 @@ from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline, cli, demo
 from animal_ldm.commands import generate
+from animal_ldm.loading import store_sampling_defaults
+from animal_ldm.pipeline_animal_ldm import SAMPLING_DEFAULTS
+from animal_ldm.sampling import Sampling
 
 CARD = """---
 license: unlicense
@@ -329,13 +331,24 @@ def test_users_take_turns(page_url):
 
 
 def test_defaults_are_the_pipelines(client):
-    parameters = inspect.signature(AnimalLDMPipeline.__call__).parameters
     (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
     defaults = {shown["label"]: shown["parameter_default"] for shown in endpoint["parameters"]}
     (guidance,) = (value for label, value in defaults.items() if label.startswith("Guidance"))
     (steps,) = (value for label, value in defaults.items() if label.startswith("Steps"))
-    assert guidance == parameters["guidance_scale"].default
-    assert steps == parameters["num_inference_steps"].default
+    assert guidance == SAMPLING_DEFAULTS["guidance_scale"]
+    assert steps == SAMPLING_DEFAULTS["num_inference_steps"]
+
+
+def test_defaults_are_those_stored_with_the_model(carded, tmp_path):
+    """The interval is for the package's own class alone: diffusers' has none."""
+    folder = tmp_path / "tuned"
+    shutil.copytree(carded, folder)
+    tuned = Sampling(num_inference_steps=40, guidance_scale=1.5, guidance_rescale=0.35, guidance_interval=(0.2, 1.0))
+    store_sampling_defaults(folder, tuned, AnimalLDMPipeline.from_pretrained(folder).scheduler)
+    whole = demo.sampling_defaults(AnimalLDMPipeline.from_pretrained(folder))
+    assert Sampling(**{**whole, "guidance_interval": tuple(whole["guidance_interval"])}) == tuned
+    plain = demo.sampling_defaults(StableDiffusionPipeline.from_pretrained(folder))
+    assert plain == {name: value for name, value in whole.items() if name != "guidance_interval"}
 
 
 def test_the_card_is_read(carded, tiny_pipeline_folder):

@@ -24,7 +24,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from animal_ldm import AnimalLDMPipeline, AnimalLDMPipelineOutput
 from animal_ldm.data.captions import plural
-from animal_ldm.pipeline_animal_ldm import names_class
+from animal_ldm.pipeline_animal_ldm import SAMPLING_DEFAULTS, names_class
 from tests.conftest import TINY_CLASSES, tiny_components
 
 needs_accelerator = pytest.mark.skipif(
@@ -592,6 +592,58 @@ def test_interval_takes_each_prompt_for_itself(pipe):
     for i, prompt in enumerate(["a zebra", "a lion"]):
         alone = generate(pipe, prompt=prompt, generator=seeded(i), **inputs)
         torch.testing.assert_close(batch[i], alone[0], atol=1e-4, rtol=0)
+
+
+# Defaults of a model
+
+OWN_DEFAULTS = {"num_inference_steps": 3, "guidance_rescale": 0.5, "guidance_interval": (0.25, 0.75)}
+
+
+@pytest.fixture
+def with_defaults(pipe):
+    return AnimalLDMPipeline(**pipe.components, classes=pipe.classes, sampling_defaults=OWN_DEFAULTS)
+
+
+def sample(pipe, **inputs):
+    return pipe("a zebra", output_type="pt", generator=seeded(0), **inputs).images
+
+
+def test_own_defaults_apply_where_an_argument_is_not_given(pipe, with_defaults):
+    pipe.set_progress_bar_config(disable=True)
+    with_defaults.set_progress_bar_config(disable=True)
+    assert torch.equal(sample(with_defaults), sample(pipe, **OWN_DEFAULTS))
+    given = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0)}
+    assert torch.equal(sample(with_defaults, **given), sample(pipe, **given))
+
+
+def test_own_defaults_survive_saving_and_other_pipelines(with_defaults, tmp_path, library_warnings):
+    expected = SAMPLING_DEFAULTS | OWN_DEFAULTS
+    with_defaults.save_pretrained(tmp_path)
+    assert AnimalLDMPipeline.from_pretrained(tmp_path).sampling_defaults == expected
+    assert library_warnings() == []
+    plain = StableDiffusionPipeline.from_pipe(
+        with_defaults, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    assert AnimalLDMPipeline.from_pipe(plain).sampling_defaults == expected
+    StableDiffusionPipeline.from_pretrained(tmp_path)("a zebra", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"steps": 3}, r"may only hold .*also holds \['steps'\]"),
+        ({"num_inference_steps": 2.5}, "whole `num_inference_steps`"),
+        ({"num_inference_steps": 0}, "whole `num_inference_steps`"),
+        ({"guidance_scale": "3"}, "finite `guidance_scale`"),
+        ({"guidance_scale": float("nan")}, "finite `guidance_scale`"),
+        ({"guidance_rescale": 2}, "from 0 to 1"),
+        ({"guidance_interval": 0.5}, "two ascending fractions"),
+        ({"guidance_interval": [0.8, 0.2]}, "two ascending fractions"),
+    ],
+)
+def test_own_defaults_out_of_range(pipe, defaults, message):
+    with pytest.raises(ValueError, match=message):
+        AnimalLDMPipeline(**pipe.components, sampling_defaults=defaults)
 
 
 # Prompts

@@ -10,14 +10,14 @@ import tyro
 
 from ..errors import InputError
 from ..released import is_pipeline_folder
-from ..sampling import Sampling
+from ..sampling import SamplingOptions
 from .parsing import parse
 
 SWEPT = {"guidance_scale": float, "guidance_rescale": float, "num_inference_steps": int}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(Sampling):
+class EvaluateArguments(SamplingOptions):
     """Measure a model's samples against real photos.
 
     Writes results.json (animal_ldm/evaluation/results.py documents its fields), samples.png, precision_recall.png,
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
         out=out_folder(arguments),
         number=arguments.number,
         seed=arguments.seed,
-        sampling=arguments.settings(),
+        sampling=arguments.settings(None if is_image_folder(arguments.model) else model),
         split=arguments.split,
         class_mix=arguments.class_mix,
         repeats=arguments.repeats,

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -207,11 +207,14 @@ def stage_evaluations(
 def stage_samples(
     pipeline: AnimalLDMPipeline, evaluations: Sequence[Evaluation], out: Path, seed: int
 ) -> list[Sample]:
-    """An image of every class, from `seed` and those after it, with the settings of the first evaluation."""
+    """An image of every class, from `seed` and those after it.
+
+    Steps and guidance scale are those of the first evaluation, else the model's own. Diffusers' class, which generates
+    the same images, knows no more settings.
+    """
     measured = next((found.results.sampling for found in evaluations), None)
-    sampling = Sampling()
-    if measured:
-        sampling = Sampling(num_inference_steps=measured.num_inference_steps, guidance_scale=measured.guidance_scale)
+    chosen = asdict(measured) if measured else pipeline.sampling_defaults
+    sampling = Sampling(**{name: chosen[name] for name in ("num_inference_steps", "guidance_scale")})
     pipeline.set_progress_bar_config(disable=True)
     (out / "samples").mkdir()
     samples = []

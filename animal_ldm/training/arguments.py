@@ -205,6 +205,9 @@ class DiffusionLoggingOptions(LoggingOptions, Sampling):
     eval_every: Irrelevant[int] = 0
     # Samples per evaluation.
     eval_images: Free[int] = 1024
+    # Photos between two snapshots of power-function averages (post-hoc EMA), from which `animal-ldm ema` computes the
+    # averaged weights of any length afterwards. Each takes as much space as the UNet in float32. 0 turns them off.
+    ema_snapshots_every: Irrelevant[int] = 0
     # Feature extractor of the evaluation, as in `animal-ldm evaluate`.
     eval_extractor: Free[str] = "inception"
     # File or folder with the extractor's weights, as in `animal-ldm evaluate`.
@@ -249,7 +252,7 @@ class TrainingArguments(
         RunArguments.check(self)
         Sampling.check(self)
         check_minimum(self, 1, "num_ddpm_steps", "samples_per_class")
-        check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every")
+        check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every", "ema_snapshots_every")
         check_minimum(self, 2, "eval_images")
         check_fraction(self, "caption_dropout", "dropout")
         if self.snr_gamma is not None:

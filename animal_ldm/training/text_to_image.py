@@ -24,12 +24,13 @@ from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
 from .batches import Batch, DiffusionProcess, EncodedPhotos
 from .cache import Cache, fingerprint
 from .cost import autoencoder_record
-from .ema import EMA
+from .ema import EMA, PowerAverages
 from .fork import Configs, read_fork
 from .guard import guarded
 from .latents import latent_moments
@@ -46,7 +47,6 @@ from .models import (
 from .objective import (
     Denoiser,
     build_noise_scheduler,
-    build_sampling_scheduler,
     diffusion_loss,
     loss_weights,
     training_target,
@@ -122,6 +122,10 @@ def train(arguments: TrainingArguments) -> Path | None:
         losses = trainer.step(batch)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
+        if trainer.power_averages is not None:
+            trainer.power_averages.update(run.images_seen, arguments.batch_size)
+            if run.due(arguments.ema_snapshots_every) and accelerator.is_main_process:
+                trainer.power_averages.save(run.output_dir, run.images_seen)
         for name, loss in losses.items():
             run.track_loss(name, loss)
 
@@ -287,12 +291,17 @@ class Trainer:
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.ema = EMA(self.model.parameters(), arguments.ema_half_life)
+        self.power_averages = None
+        if arguments.ema_snapshots_every:
+            published = [named for named in self.model.named_parameters() if not named[0].startswith("projector.")]
+            self.power_averages = PowerAverages(published)
         if arguments.compile:
             networks.unet.compile()
 
     def parts(self) -> dict[str, Any]:
         """Everything that has a state."""
-        return {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler, "ema": self.ema}
+        parts = {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler, "ema": self.ema}
+        return parts | ({"power_averages": self.power_averages} if self.power_averages is not None else {})
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

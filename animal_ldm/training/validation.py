@@ -84,7 +84,8 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
     size = sum(part.numel() * part.element_size() for network in trained for part in network.parameters())
     check_space(folder, size + SMALL_FILES, "The pipeline")
     with whole_folder(folder) as partial:
-        AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(partial)
+        options = {"classes": pipeline.classes, "sampling_defaults": pipeline.config.sampling_defaults}
+        AnimalLDMPipeline(**components, **options).save_pretrained(partial)
         seal(partial)
 
 

@@ -15,6 +15,7 @@ from animal_ldm import AnimalLDMPipeline
 from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation.results import Measurement, read_results
+from animal_ldm.loading import store_sampling_defaults
 from animal_ldm.markdown import plain
 from animal_ldm.publishing.checks import check_files
 from animal_ldm.publishing.datasets import dataset_title, photo_terms, stage_dataset
@@ -22,6 +23,7 @@ from animal_ldm.publishing.hub import publish
 from animal_ldm.publishing.request import ModelSource, Target
 from animal_ldm.publishing.smoke_test import SmokeTest, smoke_test
 from animal_ldm.publishing.staging import stage_model
+from animal_ldm.sampling import Sampling
 
 from .hub_server import TOKEN
 from .test_card import STATEMENTS
@@ -261,6 +263,15 @@ def test_weights_in_half_precision(model, tmp_path):
     config = model / "text_encoder/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
     stage(model, tmp_path / "staged")
+
+
+@pytest.mark.slow
+def test_a_model_with_defaults_of_its_own(model, tmp_path):
+    """With its smoke test: diffusers' class, which knows no interval, generates the images on the card too."""
+    tuned = Sampling(num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5))
+    store_sampling_defaults(model, tuned, AnimalLDMPipeline.from_pretrained(model).scheduler)
+    stage(model, tmp_path / "staged")
+    assert AnimalLDMPipeline.from_pretrained(tmp_path / "staged").sampling_defaults == vars(tuned)
 
 
 def test_text_encoder_in_half_precision_is_widened(model, tmp_path, no_smoke_test):

@@ -17,9 +17,11 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 import animal_ldm
 from animal_ldm import AnimalLDMPipeline
+from animal_ldm.commands import ema
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
 from animal_ldm.errors import InputError, MachineError
 from animal_ldm.loading import load_pipeline
@@ -233,6 +235,34 @@ def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(argum
     train(dataclasses.replace(timed, resume=True, max_minutes=50.0))
     assert json.loads(Path(timed.output_dir, "training_report.json").read_text())["length"] == length
     assert_same_weights(tmp_path / "whole", timed.output_dir, "unet")
+
+
+def test_snapshots_survive_a_resume_and_give_a_pipeline(arguments, tmp_path):
+    kept = dataclasses.replace(arguments, ema_snapshots_every=8)
+    whole = dataclasses.replace(kept, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    train(dataclasses.replace(kept, num_epochs=1))
+    train(dataclasses.replace(kept, resume=True))
+    snapshots = sorted(Path(whole.output_dir, "ema_snapshots").iterdir())
+    assert len(snapshots) == 2 * 6
+    for path in snapshots:
+        mine, other = load_file(path), load_file(Path(kept.output_dir, "ema_snapshots", path.name))
+        assert all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+
+    ema.main([whole.output_dir, "--sigma_rel", "0.1", "--out", str(tmp_path / "averaged")])
+    averaged, last = weights_of(tmp_path / "averaged", "unet"), load_file(snapshots[-1])
+    assert {name.partition(".")[0] for name in last} == {"unet", "text_encoder"}
+    for name, tensor in averaged.items():
+        torch.testing.assert_close(tensor, last[f"unet.{name}"].float(), atol=1e-4, rtol=1e-3)
+    report = json.loads((tmp_path / "averaged" / "training_report.json").read_text())
+    assert report["power_average"]["images_seen"] == 48
+    assert report["digests"]["pipeline"] == pipeline_digest(load_pipeline(str(tmp_path / "averaged"), "cpu"))
+
+    plain = dataclasses.replace(arguments, output_dir=str(tmp_path / "plain"))
+    train(plain)
+    assert_same_weights(plain.output_dir, whole.output_dir, "unet")
+    with pytest.raises(InputError, match="a run without --ema_snapshots_every"):
+        train(dataclasses.replace(plain, ema_snapshots_every=8, resume=True))
 
 
 def test_validating_does_not_touch_the_run(arguments, tmp_path):
