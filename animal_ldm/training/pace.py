@@ -68,8 +68,8 @@ class Pace:
     def length(self, steps: int, seconds: float) -> Length | None:
         """The length of the run after `steps` steps that have taken `seconds`; None until all is timed.
 
-        The last break is the end of the run, and saving the result takes about as long as another one. A run whose time
-        is over before its first steps are timed ends with the next one.
+        The last break is the end of the run, and saving the result takes about as long as another one. A run whose
+        time is over before its first steps are timed ends with the next one.
         """
         if seconds >= self.seconds:
             return Length(
