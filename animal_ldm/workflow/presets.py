@@ -42,6 +42,9 @@ INCLUDED_SIZE = 128  # of the included model
 # A decoder is tuned where it gets this many minutes.
 TUNING_MINUTES = {"cpu": 4.0, "gpu": 1.0}
 
+# The guidance scale is searched where that gets this many minutes.
+SEARCH_MINUTES = {"cpu": 15.0, "gpu": 2.0}
+
 # Photos kept for measuring: a tenth, or more of a small set, because its distances need twelve photos.
 VALIDATION = {0: 0.2, 200: 0.1}
 
@@ -77,6 +80,7 @@ def choose(photos: Survey, machine: Machine, minutes: float, wishes: Wishes) -> 
         *choose_model(photos, machine, minutes, size.value, wishes.hub),
         squeezenet,
         choose_autoencoder_training(machine, minutes, bool(squeezenet.value), wishes.hub),
+        choose_tuning(machine, minutes),
         choose_precision(machine),
         choose_extractor(machine, squeezenet.value, wishes.hub),
     ]
@@ -167,6 +171,14 @@ def choose_autoencoder_training(machine: Machine, minutes: float, squeezenet: bo
     if share < least:
         return Choice(name, "keep", f"its share of the time is {share:.1f} minutes; tuning takes {least:g} or more")
     return Choice(name, "tune", f"its share of the time is {share:.1f} minutes")
+
+
+def choose_tuning(machine: Machine, minutes: float) -> Choice:
+    share, least = minutes * SHARES["tuning"] / 100, SEARCH_MINUTES[machine.kind]
+    reason = f"its share of the time is {share:.1f} minutes"
+    return Choice(
+        "tune_guidance", share >= least, reason + ("" if share >= least else f"; the search takes {least:g}")
+    )
 
 
 def choose_precision(machine: Machine) -> Choice:

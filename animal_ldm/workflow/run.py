@@ -143,8 +143,10 @@ def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, impor
 def shares_of(settings: RunSettings, out: Path) -> dict[str, float]:
     """The shares of the settings, without those of stages that have nothing to do."""
     idle = {"autoencoder"} if settings.autoencoder_training == "keep" else set()
+    if not settings.tune_guidance:
+        idle.add("tuning")
     if too_few_photos(out / "data"):
-        idle.add("evaluation")
+        idle |= {"tuning", "evaluation"}
     return {name: share for name, share in settings.shares.items() if name not in idle}
 
 

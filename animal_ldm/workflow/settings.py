@@ -13,7 +13,7 @@ from ..files import write_text
 FILE = "run.yaml"
 
 # Percent of the time that is left when the photos are prepared, and when what the card needs is set aside.
-SHARES = {"autoencoder": 15.0, "text_to_image": 65.0, "evaluation": 20.0}
+SHARES = {"autoencoder": 15.0, "text_to_image": 55.0, "tuning": 10.0, "evaluation": 20.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class RunSettings:
     batch_size: int
     learning_rate: float
     balance_classes: bool
+    # Search the guidance scale that suits the model best, with `animal-ldm tune`.
+    tune_guidance: bool
     # SqueezeNet's weights for LPIPS and alignment: a file, "download", or empty to do without both.
     squeezenet_weights: str
     # Number type of the forward pass in training: no (float32), bf16 or fp16.

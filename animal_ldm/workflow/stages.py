@@ -16,13 +16,16 @@ import torch
 from ..data.prepare import SPLITS, prepare
 from ..data.prepared import load_split
 from ..data.settings import PreparationSettings
+from ..errors import InputError, MachineError
+from ..evaluation import tuning_report
 from ..evaluation.evaluate import EvaluationSettings, evaluate
 from ..evaluation.extractors import load_extractor
 from ..evaluation.features import Measurer
 from ..evaluation.images import Images, images_of_dataset
 from ..evaluation.samples import CachedSampler, classes_of_samples
+from ..evaluation.tuning import COORDINATES, Tuner, TuneSettings
 from ..files import cache_root
-from ..loading import choose_device, load_pipeline
+from ..loading import choose_device, load_pipeline, store_sampling_defaults
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..publishing.datasets import dataset_title, photo_terms
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 LEAST_PHOTOS = 12
 # Images that are generated and measured to learn how long one takes.
 TIMED_IMAGES = 8
+GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
 # Share of its time that the evaluation plans to use: the metrics and plots have to be computed as well.
 PLANNED = 0.75
 # Images in the grids during the training, but one per class at least: fewer where a CPU has less than these minutes.
@@ -73,6 +77,10 @@ class Job:
     @property
     def model(self) -> Path:
         return self.out / "model"
+
+    @property
+    def tuning(self) -> Path:
+        return self.out / "tuning"
 
     @property
     def evaluation(self) -> Path:
@@ -226,6 +234,44 @@ def train_the_model(job: Job) -> None:
     train_text_to_image(arguments)
 
 
+# --- tune ------------------------------------------------------------------------------------------------------------
+
+
+def tune_the_guidance(job: Job) -> None:
+    """Make the guidance scale that `animal-ldm tune` finds the model's default, if it is better beyond the error."""
+    if not job.settings.tune_guidance or too_few_photos(job.data):
+        job.facts["not_tuned"] = "the guidance scale was not searched"
+        return
+    minutes = job.facts.setdefault("minutes", job.seconds / 60)  # a search goes on with the time it was begun with
+    job.save()
+    pipeline, measurer = load_pipeline(str(job.model)), measurer_of(job)
+    space = dict.fromkeys(COORDINATES, ()) | {"guidance_scale": GUIDANCE_SCALES}
+    settings = TuneSettings(
+        model_name=job.out.name, data_name="data", out=job.tuning, space=space, seed=0, max_minutes=minutes
+    )
+    try:
+        tuner = Tuner(pipeline, images_of_dataset(job.data), measurer, settings)
+        found = tuner.run()
+    except MachineError:
+        raise
+    except InputError as error:  # the time does not suffice on this device
+        job.facts["not_tuned"] = str(error)
+        logger.info("the guidance scale stays as it is: %s", error)
+        return
+    tuning_report.write(found, tuner.shown(), job.tuning)
+    logger.info("%s", found.verdict)
+    if found.chosen not in (None, found.default):
+        store_sampling_defaults(job.model, found.chosen.settings(), tuner.schedulers[found.chosen.scheduler])
+
+
+def measurer_of(job: Job) -> Measurer:
+    """The extractor of the settings, on the device of this machine."""
+    device = choose_device()
+    weights = job.squeezenet_weights if job.settings.extractor == "squeezenet" else None
+    extractor = load_extractor(job.settings.extractor, weights, device)
+    return Measurer(extractor, 8 if device.type == "cpu" else 64, workers=0, cache=cache_root() / "features")
+
+
 # --- evaluate --------------------------------------------------------------------------------------------------------
 
 
@@ -239,12 +285,7 @@ def measure_the_model(job: Job) -> None:
         )
         logger.info("not measured: %s", job.facts["not_measured"])
         return
-    device = choose_device()
-    pipeline = load_pipeline(str(job.model), str(device))
-    weights = job.squeezenet_weights if job.settings.extractor == "squeezenet" else None
-    extractor = load_extractor(job.settings.extractor, weights, device)
-    batch_size = 8 if device.type == "cpu" else 64
-    measurer = Measurer(extractor, batch_size, workers=0, cache=cache_root() / "features")
+    pipeline, measurer = load_pipeline(str(job.model)), measurer_of(job)
     photos = images_of_dataset(job.data)
     if "samples" not in job.facts:
         left = job.seconds - (time.perf_counter() - start)
@@ -271,6 +312,7 @@ def measure_the_model(job: Job) -> None:
             out=job.evaluation,
             number=job.facts["samples"],
             seed=job.settings.seed,
+            sampling=Sampling(**pipeline.sampling_defaults),
             reconstructions=True,
             perceptual=PerceptualDistance(job.squeezenet_weights) if job.has_squeezenet else None,
         ),
@@ -297,8 +339,9 @@ def plan_evaluation(
     The images that are generated to measure the speed are the first samples of the evaluation.
     """
     labels = classes_of_samples(Counter(photos["train"].labels), TIMED_IMAGES)
+    sampling = Sampling(**pipeline.sampling_defaults)
     sampler = CachedSampler(pipeline, job.evaluation / "samples", measurer.batch_size)
-    sample_seconds = seconds_of(lambda: sampler.sample(labels, Sampling(), job.settings.seed)) / TIMED_IMAGES
+    sample_seconds = seconds_of(lambda: sampler.sample(labels, sampling, job.settings.seed)) / TIMED_IMAGES
     some = photos["validation"].take(range(TIMED_IMAGES))
     feature_seconds = seconds_of(lambda: measurer.with_cache(None).features(some)) / TIMED_IMAGES
     time_for_all = PLANNED * job.seconds
@@ -380,6 +423,7 @@ STAGES = (
         ("text_encoder", "start_from", "unet", "batch_size", "learning_rate", "balance_classes"),
         train_the_model,
     ),
+    Stage("tuning", "guidance", "tuning", ("tune_guidance",), tune_the_guidance),
     Stage("evaluation", "evaluation", "evaluation", ("extractor", "samples"), measure_the_model),
     Stage("card", "card", "published", ("push",), make_the_card, cheap=True),
 )

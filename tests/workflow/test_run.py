@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from animal_ldm.workflow import run
 from animal_ldm.workflow.clock import Clock, RunState, StageState, allotment
 from animal_ldm.workflow.run import Plan, check_changes, settings_for
 from animal_ldm.workflow.settings import SHARES
-from animal_ldm.workflow.stages import STAGES
+from animal_ldm.workflow.stages import STAGES, Job, tune_the_guidance
 from animal_ldm.workflow.survey import Survey
 from animal_ldm.workflow.verdict import of_photos, of_training
 from tests.data.photos_on_disk import write_photos
+from tests.training.conftest import write_split
 from tests.workflow.test_settings import SETTINGS
 
 PHOTOS = Survey(20, {"cat": 20}, captioned=0, short_side=200, fingerprint="now")
@@ -129,6 +131,30 @@ def test_dry_run_prints_the_settings_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="--minutes is missing"):
         main([str(tmp_path / "photos"), str(tmp_path / "out")])
+
+
+@pytest.fixture
+def tuning_job(tmp_path, tiny_pipeline_folder) -> Job:
+    """A trained model and its photos, before the search for its guidance scale."""
+    write_split(tmp_path / "data" / "train", 10, seed=1)
+    write_split(tmp_path / "data" / "validation", 6, seed=2)
+    shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    return Job(dataclasses.replace(SETTINGS, tune_guidance=True), tmp_path, 1.0, {}, lambda: None)
+
+
+def test_without_time_the_guidance_stays_as_it_is_and_the_reason_is_kept(tuning_job):
+    before = (tuning_job.model / "model_index.json").read_bytes()
+    tune_the_guidance(tuning_job)
+    assert "Allow more time" in tuning_job.facts["not_tuned"]
+    assert (tuning_job.model / "model_index.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_with_time_the_guidance_scale_is_searched(tuning_job):
+    tune_the_guidance(dataclasses.replace(tuning_job, seconds=120.0))
+    assert "not_tuned" not in tuning_job.facts
+    tuned = json.loads((tuning_job.tuning / "tune.json").read_text())
+    assert {trial["varied"] for trial in tuned["trials"]} == {"", "guidance_scale"} and tuned["verdict"]
 
 
 @pytest.fixture
