@@ -38,6 +38,7 @@ MOST_IMAGES = 8  # in one batch
 MOST_STEPS = 100
 MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
+LARGEST_REPORT = 20_000_000  # bytes
 
 # Few of the fonts that come with gradio have Latin letters in more than one weight. None is fetched from elsewhere.
 SANS = (gr.themes.LocalFont("Source Sans Pro", weights=(400,)), "system-ui", "sans-serif")
@@ -131,6 +132,10 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #images .wrap.full:not(.hide) { background: color-mix(in srgb, var(--body-background-fill) 88%, transparent); }
 #images .wrap.full, #images .wrap.full * { font-family: var(--font); font-size: 17px; }
 #settings-used { text-align: center; opacity: .75; overflow-wrap: anywhere; }
+.report iframe {
+  display: block; width: 100%; height: max(480px, 82vh); border: 1px solid var(--border-color-primary);
+  border-radius: 12px;
+}
 .results { min-width: 0; }
 .results .prose table { display: block; max-width: 100%; overflow-x: auto; margin: 14px 0; border: 0; font-size: 15px }
 .results .prose tr { border: 0; }
@@ -158,10 +163,12 @@ class Card:
     Attributes:
         samples: (file, prompt) of the card's samples, one for each class of the model.
         results: (Markdown, image that follows it or None), in the order of the section "Results"; empty without one.
+        reports: the evaluations' pages, as HTML; where there are any, they take the place of the results.
     """
 
     samples: list[tuple[str, str]]
     results: list[tuple[str, str | None]]
+    reports: tuple[str, ...] = ()
 
 
 def read_card(model: str) -> Card:
@@ -169,17 +176,25 @@ def read_card(model: str) -> Card:
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["README.md", "samples/*", "evaluation/**"]))
+    reports = read_reports(folder)
     if not (folder / "README.md").is_file():
-        return Card([], [])
+        return Card([], [], reports)
     card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
     widget = card.data.to_dict().get("widget", [])
     samples = [(str(folder / sample["output"]["url"]), sample["text"]) for sample in widget]
     found = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
     if not found:
-        return Card(samples, [])
+        return Card(samples, [], reports)
     texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, image, text, …, text
     images = [str(folder / unquote(path)) for path in texts[1::2]]
-    return Card(samples, [*zip_longest(texts[::2], images)])
+    return Card(samples, [*zip_longest(texts[::2], images)], reports)
+
+
+def read_reports(folder: Path) -> tuple[str, ...]:
+    """The pages `report.html` of the evaluations in a model's folder."""
+    files = sorted(folder.glob("evaluation/**/report.html"))
+    small = (file for file in files if file.stat().st_size <= LARGEST_REPORT)
+    return tuple(file.read_text(encoding="utf-8", errors="replace") for file in small)
 
 
 def wrong_prompt(pipeline: DiffusionPipeline, prompt: str) -> str:
@@ -253,8 +268,29 @@ def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict)
         yield str(file), f"seed {seed + i}"
 
 
+# A report may come from a stranger: it can neither run scripts, load anything, nor reach the page around it. Its links
+# to its own sections need a base, for it has no address.
+REPORT_HEAD = (
+    "<!doctype html><base href='about:srcdoc'><meta http-equiv='Content-Security-Policy' content=\"default-src 'none';"
+    " img-src data:; style-src 'unsafe-inline'; form-action 'none'\">"
+)
+
+
+def show_report(report: str) -> None:
+    """A report in a frame of its own."""
+    document = html.escape(REPORT_HEAD + report)
+    sandbox = "allow-popups allow-popups-to-escape-sandbox"  # links to papers
+    gr.HTML(
+        f'<iframe title="Evaluation report" sandbox="{sandbox}" srcdoc="{document}"></iframe>', elem_classes="report"
+    )
+
+
 def show_results(card: Card) -> None:
-    """The results of the card, text and images in turn."""
+    """The reports, or else the results of the card, text and images in turn."""
+    for report in card.reports:
+        show_report(report)
+    if card.reports:
+        return
     for text, image in card.results:
         gr.Markdown(text, elem_classes="results")
         if image:

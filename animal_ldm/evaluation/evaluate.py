@@ -15,7 +15,9 @@ from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling
 from . import plots
 from .features import FeatureSet, Measurer
+from .gallery import SamplesAndPhotos, gallery
 from .images import Images
+from .page import write_page
 from .reconstruction import measure_reconstructions, reconstruct
 from .report import Reference, Report, measure
 from .results import AutoencoderResult, DataInfo, ModelInfo, Results, SamplingInfo, Sweep, SweepPoint
@@ -93,8 +95,8 @@ def evaluate(
     )
     if measurer.is_main_process:
         first = samples.take(range(len(sample_sets[0])))
-        panel = plots.NearestPanel(first, sample_sets[0].features, photos["train"], reference.train.features)
-        write(results, first, panel, settings.out)
+        compared = SamplesAndPhotos(first, sample_sets[0].features, photos["train"], reference.train.features)
+        write(results, compared, settings.out)
     return results
 
 
@@ -186,12 +188,16 @@ class PipelineRun:
         return measure_reconstructions(photos, images, self.reference, measurer, settings.perceptual, settings.seed)
 
 
-def write(results: Results, samples: Images, panel: plots.NearestPanel, out: Path) -> None:
-    """results.json and the plots. The file comes last: where it is, the plots beside it are of the same run."""
-    plots.save_sample_grid(samples, results, out / "samples.png")
+def write(results: Results, compared: SamplesAndPhotos, out: Path) -> None:
+    """results.json, the report and the plots. The file comes last: where it is, those are of the same run."""
+    nearest = compared.nearest_photos()
+    images = gallery(results, compared, nearest)
+    images.write(out / "gallery.json")
+    write_page(results, images, out / "report.html")
+    plots.save_sample_grid(compared.samples, results, out / "samples.png")
     plots.save_precision_recall(results, out / "precision_recall.png")
     plots.save_fd_curve(results, out / "fd_curve.png")
-    plots.save_nearest_panel(panel, results.extractor.name, out / "nearest.png")
+    plots.save_nearest_panel(compared, nearest, results.extractor.name, out / "nearest.png")
     if results.sweep:
         plots.save_sweep(results, out / "sweep.png")
     results.write(out / "results.json")

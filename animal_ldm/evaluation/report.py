@@ -378,9 +378,8 @@ def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[C
     held_out = accuracy(reference.probe.predict(validation.features.cpu()), validation.labels or ())
     found = []
     for label, share in accuracy(predicted, labels).items():
-        mistakes = Counter(
-            guess for guess, asked in zip(predicted, labels, strict=True) if asked == label and guess != label
-        )
-        most_frequent = mistakes.most_common(1)[0][0] if mistakes else None
-        found.append(ClassResult(label, labels.count(label), share, held_out.get(label), most_frequent))
+        assigned = Counter(guess for guess, asked in zip(predicted, labels, strict=True) if asked == label)
+        mistaken_for = next((guess for guess, _ in assigned.most_common() if guess != label), None)
+        counts = dict(assigned.most_common())
+        found.append(ClassResult(label, labels.count(label), share, held_out.get(label), mistaken_for, counts))
     return found

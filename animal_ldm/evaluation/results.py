@@ -182,6 +182,7 @@ class ClassResult:
     accuracy: float  # 0 to 1
     accuracy_held_out: float | None  # of held-out photos; None where there are none of the class
     mistaken_for: str | None  # most frequent wrong class
+    assigned: dict[str, int] | None = None  # {class: samples assigned to it}; None in earlier files
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,60 @@
 """Results as tables of plain text."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from .results import AutoencoderResult, ClassResult, Metric, Results, Sweep
+from .results import BASELINE, AutoencoderResult, ClassResult, Metric, Results, Sweep
+
+NOT_MEASURED = "not measured"
+ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
+HEADLINES = {
+    ("frechet_distance", None),
+    ("precision", BASELINE.k),
+    ("recall", BASELINE.k),
+    ("prompt_accuracy", None),
+}
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric as cells of a table; None: does not apply."""
+
+    metric: Metric
+
+    @property
+    def label(self) -> str:
+        return self.metric.label
+
+    @property
+    def arrow(self) -> str:
+        return ARROWS[self.metric.better]
+
+    @property
+    def value(self) -> str:
+        return number(self.metric.value, self.metric.std)
+
+    @property
+    def same_n(self) -> str | None:
+        found = self.metric.same_n
+        return number(found.value, found.std) if found else None
+
+    @property
+    def photos_value(self) -> str:
+        found = self.metric.real_photos
+        return number(found.value) if found else NOT_MEASURED
+
+    @property
+    def photos(self) -> str:
+        found = self.metric.real_photos
+        return f"{number(found.value)} (N={found.n:,})" if found else NOT_MEASURED
+
+    @property
+    def n(self) -> str:
+        return f"{self.metric.n_generated:,} / {self.metric.n_real:,}"
+
+    @property
+    def headline(self) -> bool:
+        return (self.metric.name, self.metric.k) in HEADLINES
 
 
 def table(results: Results) -> str:
@@ -93,7 +145,7 @@ def autoencoder_rows(found: AutoencoderResult, results: Results) -> list[tuple[s
 def number(value: float | None, std: float | None = None) -> str:
     """Four significant digits, and ± two of the standard deviation where there is one."""
     if value is None:
-        return "not measured"
+        return NOT_MEASURED
     return f"{value:.4g}" + (f" ± {std:.2g}" if std is not None else "")
 
 

@@ -19,6 +19,8 @@ from safetensors import safe_open
 from ..data.captions import with_article
 from ..digest import pipeline_digest
 from ..errors import InputError
+from ..evaluation.gallery import read_gallery
+from ..evaluation.page import write_page
 from ..evaluation.results import read_results
 from ..files import without_nan, write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline
@@ -206,6 +208,10 @@ def stage_evaluation(
         if (folder / file).is_file():
             shutil.copyfile(folder / file, out / place / file)
             plots[(place / file).as_posix()] = caption
+    images = read_gallery(folder / "gallery.json")
+    if images and not source.publish_photos:
+        images = images.without_photos()
+    write_page(published, images, out / place / "report.html")
     return Evaluation(published, plots)
 
 
