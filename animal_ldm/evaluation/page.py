@@ -21,7 +21,6 @@ from .table import (
     HEADLINES,
     MetricRow,
     autoencoder_rows,
-    metric_rows,
     sampling_line,
     size_warning,
     sweep_rows,
@@ -79,9 +78,10 @@ class Part:
         return [figure for figure in self.figures if figure.headline] or self.figures[:4]
 
     @property
-    def has_equal_n(self) -> bool:
-        """Whether there are scores at a second number of samples, that of the real photos."""
-        return len(metric_rows(self.results.metrics)[0]) == 5
+    def equal_n(self) -> int | None:
+        """The number of real photos, where there are more samples than that, and scores at both numbers."""
+        first = self.results.metrics[0]
+        return first.real_photos.n if first.real_photos and first.real_photos.n < first.n_generated else None
 
     @property
     def groups(self) -> dict[str, list[Figure]]:
