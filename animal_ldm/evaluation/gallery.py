@@ -29,7 +29,8 @@ class Tile:
     """A sample."""
 
     sample: int  # its number
-    seed: int | None  # None for a folder of images
+    prompt: str | None  # None, as the seed, for a folder of images
+    seed: int | None
     image: str  # data URI
 
 
@@ -38,8 +39,13 @@ class Group:
     """The first samples of a class."""
 
     label: str | None
-    prompt: str | None  # None for a folder of images
     tiles: list[Tile]
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt of all, None where they differ."""
+        prompts = {tile.prompt for tile in self.tiles}
+        return prompts.pop() if len(prompts) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -140,10 +146,11 @@ def gallery(
     samples, train, sampling = compared.samples, compared.train, results.sampling
     groups = first_of_every_class(samples, PER_CLASS)
     per_class = max(1, min(PER_CLASS, MOST_TILES // len(groups)))
-    prompts = sampling.prompts if sampling else {}
 
     def tile(index: int) -> Tile:
-        return Tile(index, sampling.seed + index if sampling else None, data_uri(samples[index], TILE_SIDE))
+        label = samples.labels[index] if samples.labels else ""
+        prompt, seed = (sampling.prompts.get(label), sampling.seed + index) if sampling else (None, None)
+        return Tile(index, prompt, seed, data_uri(samples[index], TILE_SIDE))
 
     def pairs(chosen: Sequence[Nearest]) -> Iterator[Pair]:
         for one in chosen:
@@ -155,7 +162,7 @@ def gallery(
 
     return Gallery(
         [
-            Group(label, prompts.get(label) if label else None, [tile(index) for index in indices[:per_class]])
+            Group(label, [tile(index) for index in indices[:per_class]])
             for label, indices in [*groups.items()][:MOST_TILES]
         ],
         results.extractor.name,

@@ -103,6 +103,23 @@ ENTRIES = {
         "A simple classifier learns the classes from training photos, then names the class of every sample. This is"
         " the share for which it names the class in the prompt; the ceiling is its share on photos it has not seen.",
     ),
+    "clip_score": Entry(
+        PROMPT,
+        "100 times the cosine between CLIP's embeddings of an image and of its prompt, on average. The score of real "
+        "photos and their captions is about as high as a model can get.",
+        "Hessel et al. 2021",
+        "https://arxiv.org/abs/2104.08718",
+    ),
+    "colour_accuracy": Entry(
+        PROMPT,
+        "Of the samples whose prompt asks for a colour of the animal, the share that show it. Simple rules read the "
+        "colour from the pixels; images of which they say nothing do not count.",
+    ),
+    "background_accuracy": Entry(
+        PROMPT,
+        "Of the samples whose prompt asks for a background, the share that show it. Simple rules read it from the "
+        "pixels; images of which they say nothing do not count.",
+    ),
     "nearer_than_held_out": Entry(
         COPIES,
         "The probability that a sample is nearer to its nearest training photo than an unseen photo is to its own. "

@@ -279,7 +279,8 @@ def test_an_unknown_metric_is_shown_with_its_note(results, page):
 
 def test_texts_in_a_report_are_inert(results, page, images):
     evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 11111 * 11111 }}'"
-    group = replace(images.groups[0], label=evil, prompt=evil)
+    tiles = [replace(tile, prompt=f"{evil} {tile.seed}") for tile in images.groups[0].tiles]
+    group = replace(images.groups[0], label=evil, tiles=tiles)
     pairs = [replace(pair, label=evil) for pair in images.closest]
     shown = page(
         replace(images, groups=[group], closest=pairs, extractor=evil),

@@ -162,8 +162,8 @@ def test_plots_of_training_photos_only_on_request(model, evaluation, tmp_path, n
 
 def test_report_has_public_names_and_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
     pixel = data_uri(Image.new("RGB", (8, 8)), 8)
-    pair = Pair("lion", Tile(1, 1, pixel), [Neighbour(0.5, pixel)])
-    Gallery([Group("lion", "a lion", [Tile(0, 0, pixel)])], "squeezenet", [pair], []).write(
+    pair = Pair("lion", Tile(1, None, 1, pixel), [Neighbour(0.5, pixel)])
+    Gallery([Group("lion", [Tile(0, "a lion", 0, pixel)])], "squeezenet", [pair], []).write(
         evaluation / "gallery.json"
     )
     shown = {}
