@@ -21,8 +21,9 @@ class EvaluateArguments(Sampling):
     """Measure a model's samples against real photos.
 
     Writes report.html, a page that a browser opens anywhere; results.json (animal_ldm/evaluation/results.py documents
-    its fields); samples.png, precision_recall.png, fd_curve.png, nearest.png and, with --sweep, sweep.png. An interrupted run resumes where it stopped. Several
-    processes share the work: `accelerate launch -m animal_ldm evaluate MODEL ...`.
+    its fields); samples.png, precision_recall.png, fd_curve.png, nearest.png and, with --sweep, sweep.png. An
+    interrupted run resumes where it stopped. Several processes share the work:
+    `accelerate launch -m animal_ldm evaluate MODEL ...`.
     """
 
     # Pipeline folder, id of a model on the Hub, or a folder of images that were generated before.
