@@ -21,7 +21,6 @@ from .table import (
     HEADLINES,
     MetricRow,
     autoencoder_rows,
-    sampling_line,
     size_warning,
     sweep_rows,
 )
@@ -125,7 +124,6 @@ def write_page(results: Results, images: Gallery | None, path: Path) -> None:
         parts=[Part(results)],
         images=images,
         grid=grid,
-        sampling_line=sampling_line(results),
         warnings=size_warning(results),
     )
     write_text(path, page)
