@@ -1,11 +1,13 @@
 """`animal-ldm COMMAND …`: one command per step, each a module in `animal_ldm.commands` with `main(argv)`."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
 from . import __version__
 from .errors import InputError
+from .locks import full_disk
 
 # command -> (module, what it does). A module is imported when its command is called.
 COMMANDS = {
@@ -42,9 +44,20 @@ def main(argv: list[str] | None = None) -> None:
 def exit_on_bad_input(main: Callable[[], None]) -> None:
     """Call `main`; bad input ends in its message and exit code 2, not in a traceback."""
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if message := full_disk(error):
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)

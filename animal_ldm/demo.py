@@ -1,7 +1,8 @@
 """A page that generates images, with the results from the model card on a second tab.
 
 This one file is both the page of `animal-ldm demo` and, byte for byte, the `app.py` of a Space. A Space has no
-`animal_ldm`, so the file imports only gradio, diffusers, torch and huggingface_hub (diffusers needs transformers).
+`animal_ldm`, so the file imports only gradio (with starlette, which serves it), diffusers, torch and huggingface_hub
+(diffusers needs transformers).
 
 A Space consists of three files:
 - `app.py`: this file.
@@ -9,6 +10,8 @@ A Space consists of three files:
   `app_file: app.py`) and `models: [owner/name]`. The page generates with the first of `models`, which `animal-ldm
   push` published. The buttons are the prompts in that model's `widget`.
 - `requirements.txt`: torch, diffusers and transformers in the versions that the model card asks for.
+
+The page trusts neither users nor cards: it shows their texts as text, serves only images, and limits each user.
 """
 
 import html
@@ -16,6 +19,9 @@ import json
 import os
 import re
 import tempfile
+import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -29,6 +35,9 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from huggingface_hub import ModelCard, SpaceCard, snapshot_download
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from yaml import YAMLError
 
 # The pipeline's own defaults. A Space loads the model with diffusers' class, which has others.
 STEPS = 25
@@ -39,49 +48,38 @@ MOST_STEPS = 100
 MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
 LARGEST_REPORT = 20_000_000  # bytes
+LONGEST_PROMPT = 1000  # characters; fewer than this many tokens are read anyway
+MOST_PROMPTS, LONGEST_TITLE = 100, 80  # buttons; characters of one, and of the model's name
+MOST_WAITING = 40  # requests in the queue; later ones are told that it is full
+PER_MINUTE = 60  # requests of a user, counted by address
 
 # Few of the fonts that come with gradio have Latin letters in more than one weight. None is fetched from elsewhere.
 SANS = (gr.themes.LocalFont("Source Sans Pro", weights=(400,)), "system-ui", "sans-serif")
 
+# fmt: off
+SAGE = gr.themes.colors.Color(
+    "#f3f6f0", "#e3eadc", "#c8d6bc", "#a5ba95", "#829d70", "#647f53",
+    "#4d6540", "#3e5134", "#33412c", "#2a3625", "#151c12",
+)
 THEME = gr.themes.Base(
-    primary_hue=gr.themes.colors.Color(
-        "#f3f6f0",
-        "#e3eadc",
-        "#c8d6bc",
-        "#a5ba95",
-        "#829d70",
-        "#647f53",
-        "#4d6540",
-        "#3e5134",
-        "#33412c",
-        "#2a3625",
-        "#151c12",
-    ),
+    primary_hue=SAGE,
     neutral_hue=gr.themes.colors.stone,
     radius_size=gr.themes.sizes.radius_lg,
     text_size=gr.themes.sizes.text_lg,
     font=SANS,
 ).set(
-    body_background_fill="#faf7f1",
-    body_background_fill_dark="#1b1917",
-    background_fill_primary="#fffdf9",
-    background_fill_primary_dark="#242120",
-    block_background_fill="transparent",
-    block_background_fill_dark="transparent",
-    block_border_width="0px",
-    block_border_width_dark="0px",
+    body_background_fill="#faf7f1", body_background_fill_dark="#1b1917",
+    background_fill_primary="#fffdf9", background_fill_primary_dark="#242120",
+    block_background_fill="transparent", block_background_fill_dark="transparent",
+    block_border_width="0px", block_border_width_dark="0px",
     block_padding="0px",
     block_title_text_weight="400",
     block_info_text_color="*neutral_500",
-    border_color_primary="#e6dfd3",
-    border_color_primary_dark="#3a3532",
-    body_text_color="#2c2722",
-    body_text_color_dark="#ece6dd",
-    input_background_fill="#fffdf9",
-    input_background_fill_dark="#242120",
+    border_color_primary="#e6dfd3", border_color_primary_dark="#3a3532",
+    body_text_color="#2c2722", body_text_color_dark="#ece6dd",
+    input_background_fill="#fffdf9", input_background_fill_dark="#242120",
     input_border_width="1px",
-    input_border_color="#ddd4c5",
-    input_border_color_dark="#45403b",
+    input_border_color="#ddd4c5", input_border_color_dark="#45403b",
     input_padding="12px 14px",
     slider_color="*primary_500",
     button_large_text_weight="400",
@@ -96,6 +94,7 @@ THEME = gr.themes.Base(
     button_secondary_background_fill_hover_dark="#413b36",
     button_secondary_text_color="*body_text_color",
 )
+# fmt: on
 
 CSS = """
 .gradio-container.gradio-container { width: 100%; max-width: 1160px; margin: 0 auto; padding: 0 24px 40px; }
@@ -179,28 +178,69 @@ def read_card(model: str) -> Card:
     reports = read_reports(folder)
     if not (folder / "README.md").is_file():
         return Card([], [], reports)
-    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
-    widget = card.data.to_dict().get("widget", [])
-    samples = [(str(folder / sample["output"]["url"]), sample["text"]) for sample in widget]
+    try:
+        card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    except (OSError, TypeError, ValueError, YAMLError):
+        return Card([], [("The model's card cannot be read.", None)], reports)
+    samples = [*widget_samples(card, folder)]
     found = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
     if not found:
         return Card(samples, [], reports)
     texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, image, text, …, text
-    images = [str(folder / unquote(path)) for path in texts[1::2]]
-    return Card(samples, [*zip_longest(texts[::2], images)], reports)
+    images = [image_file(folder, unquote(path)) for path in texts[1::2]]
+    return Card(samples, [*zip_longest(map(inert, texts[::2]), images)], reports)
 
 
 def read_reports(folder: Path) -> tuple[str, ...]:
     """The pages `report.html` of the evaluations in a model's folder."""
-    files = sorted(folder.glob("evaluation/**/report.html"))
+    files = (file for file in sorted(folder.glob("evaluation/**/report.html")) if lies_within(folder, file))
     small = (file for file in files if file.stat().st_size <= LARGEST_REPORT)
     return tuple(file.read_text(encoding="utf-8", errors="replace") for file in small)
 
 
-def wrong_prompt(pipeline: DiffusionPipeline, prompt: str) -> str:
+def widget_samples(card: ModelCard, folder: Path) -> Iterator[tuple[str, str]]:
+    """(file, prompt) of the samples in the card's metadata; what has another form is left out."""
+    widget = card.data.to_dict().get("widget")
+    for sample in widget if isinstance(widget, list) else ():
+        output = sample.get("output") if isinstance(sample, dict) else None
+        if not isinstance(output, dict) or not isinstance(sample.get("text"), str):
+            continue
+        if file := image_file(folder, str(output.get("url"))):
+            yield file, sample["text"]
+
+
+def lies_within(folder: Path, file: Path) -> bool:
+    """Whether a file of a model's repository is in its folder, or where the Hub's cache keeps files."""
+    places = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    return any(map(file.resolve().is_relative_to, places))
+
+
+def image_file(folder: Path, name: str) -> str | None:
+    """The image of a model's repository; None for what is no image, or lies elsewhere on this machine."""
+    try:
+        file = folder / name
+        if ".." in Path(name).parts or not lies_within(folder, file):
+            return None
+        with Image.open(file, formats=["PNG", "JPEG", "WEBP"]):
+            return str(file)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def inert(text: str) -> str:
+    """Markdown without HTML, links and images: their brackets and addresses are shown as they are."""
+    text = re.sub(r"\\?([<\[])", lambda found: f"&#{ord(found[1])};", text)
+    return re.sub(r"://|@|(?<=www)\.", lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", text, flags=re.IGNORECASE)
+
+
+def wrong_prompt(pipeline: DiffusionPipeline, prompt: Any) -> str:
     """What is wrong with the prompt, as a sentence for the user; "" if nothing is."""
-    if not prompt.strip():
+    if not isinstance(prompt, str) or not prompt.strip():
         return "Please write a prompt."
+    if len(prompt) > LONGEST_PROMPT:
+        return f"Too long: a prompt has at most {LONGEST_PROMPT} characters. Please shorten it."
+    if any(unicodedata.category(letter) in ("Cc", "Cs") and not letter.isspace() for letter in prompt):
+        return "The prompt holds characters that are not text. Please remove them."
     longest = pipeline.tokenizer.model_max_length - 2  # without the start and end tokens
     tokens = pipeline.tokenizer(prompt, verbose=False).input_ids[1:-1]
     if len(tokens) > longest:
@@ -209,16 +249,18 @@ def wrong_prompt(pipeline: DiffusionPipeline, prompt: str) -> str:
     return ""
 
 
-def wrong_number(value: float | None, least: int, most: float, whole: bool = True) -> str:
+def wrong_number(value: Any, least: int, most: float, whole: bool = True) -> str:
     """Like `wrong_prompt`, for a number that must lie between `least` and `most`; None is an empty field."""
-    if value is not None and least <= value <= most and not (whole and value % 1):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and least <= value <= most and not (whole and value % 1):
         return ""
     return f"This must be a {'whole ' if whole else ''}number from {least} to {most:,.0f}."
 
 
-def wrong_numbers(number, seed, guidance, steps) -> tuple[str, str, str, str]:
-    """As `wrong_number`, of every number on the page."""
+def wrong_inputs(pipeline: DiffusionPipeline, prompt, number, seed, guidance, steps) -> tuple[str, ...]:
+    """What is wrong with each input of the page; "" where nothing is."""
     return (
+        wrong_prompt(pipeline, prompt),
         wrong_number(number, 1, MOST_IMAGES),
         wrong_number(seed, 0, LARGEST_SEED),
         wrong_number(guidance, 1, MOST_GUIDANCE, whole=False),
@@ -268,31 +310,22 @@ def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict)
         yield str(file), f"seed {seed + i}"
 
 
-# A report may come from a stranger: it can neither run scripts, load anything, nor reach the page around it. Its links
-# to its own sections need a base, for it has no address.
-REPORT_HEAD = (
-    "<!doctype html><base href='about:srcdoc'><meta http-equiv='Content-Security-Policy' content=\"default-src 'none';"
-    " img-src data:; style-src 'unsafe-inline'; form-action 'none'\">"
-)
-
-
-def show_report(report: str) -> None:
-    """A report in a frame of its own."""
-    document = html.escape(REPORT_HEAD + report)
-    sandbox = "allow-popups allow-popups-to-escape-sandbox"  # links to papers
-    gr.HTML(
-        f'<iframe title="Evaluation report" sandbox="{sandbox}" srcdoc="{document}"></iframe>', elem_classes="report"
-    )
+# A report may come from a stranger: it can neither run scripts nor load anything. Its links to its sections need a base.
+REPORT_HEAD = """<!doctype html><base href="about:srcdoc"><meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
+REPORT_MAY = "allow-popups allow-popups-to-escape-sandbox"  # links to papers
 
 
 def show_results(card: Card) -> None:
     """The reports, or else the results of the card, text and images in turn."""
     for report in card.reports:
-        show_report(report)
+        document = html.escape(REPORT_HEAD + report)
+        frame = f'<iframe title="Evaluation report" sandbox="{REPORT_MAY}" srcdoc="{document}"></iframe>'
+        gr.HTML(frame, elem_classes="report")
     if card.reports:
         return
     for text, image in card.results:
-        gr.Markdown(text, elem_classes="results")
+        gr.Markdown(text, elem_classes="results", latex_delimiters=[])
         if image:
             gr.Image(image, show_label=False, interactive=False, buttons=["fullscreen"], height=480)
     if not card.results:
@@ -308,12 +341,16 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
         prompts: one button each.
     """
     pipeline.set_progress_bar_config(disable=True)
+    name, prompts = name[:LONGEST_TITLE], [text for text in prompts if len(text) <= LONGEST_TITLE][:MOST_PROMPTS]
 
     def check(prompt, number, seed, guidance, steps):
-        wrong = (wrong_prompt(pipeline, prompt), *wrong_numbers(number, seed, guidance, steps))
+        wrong = wrong_inputs(pipeline, prompt, number, seed, guidance, steps)
         return [gr.validate(not message, message) for message in wrong]
 
     def on_generate(prompt, number, seed, guidance, steps, progress=gr.Progress()):  # noqa: B008 - gradio's way
+        if wrong := [*filter(None, wrong_inputs(pipeline, prompt, number, seed, guidance, steps))]:
+            raise gr.Error(html.escape(wrong[0]), print_exception=False)  # not every way here leads past `check`
+
         def on_step(done: int) -> None:
             progress(done / steps, desc=f"step {done} of {steps}")
 
@@ -325,7 +362,7 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
             yield [*save(images, Path(folder), seed, settings)], html.escape(used)
 
-    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         known = ", or choose one of the model's classes" if prompts else ""
         gr.HTML(
             f"<h1>{html.escape(name)}</h1><p>Write what you would like to see{known}.</p>",
@@ -334,7 +371,7 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
         )
         with gr.Tab("Generate"), gr.Row(elem_id="board"):
             with gr.Column(elem_id="ask"):
-                prompt = gr.Textbox(label="Prompt", lines=1, max_lines=4, elem_id="prompt")
+                prompt = gr.Textbox(label="Prompt", max_lines=4, max_length=LONGEST_PROMPT, elem_id="prompt")
                 with gr.Row(elem_id="words"):
                     for text in prompts:
                         word = gr.Button(text, size="sm")
@@ -378,9 +415,45 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
     return page
 
 
-def start(page: gr.Blocks, **options) -> str:
+class Gate:
+    """Limits users' requests in size and in number per minute, and takes no uploads, which would fill the disk.
+
+    A user is an address. On a Space a proxy reports it, and a user can make it up; the queue's length limits those.
+    """
+
+    def __init__(self, app: Callable, per_minute: int):
+        self.app, self.per_minute = app, per_minute
+        self.minute, self.requests = 0, Counter[str]()
+
+    async def __call__(self, scope, receive, send) -> None:
+        posts = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD")
+        refused = self.refusal(scope) if posts else None
+        await (PlainTextResponse(*refused) if refused else self.app)(scope, receive, send)
+
+    def refusal(self, scope) -> tuple[str, int] | None:
+        """Message and status, if the request must not pass."""
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        *_, action = scope["path"].rstrip("/").split("/")
+        if action == "upload":
+            return "This page takes no files.", 403
+        if "transfer-encoding" in headers or not re.fullmatch("[0-9]{0,5}", headers.get("content-length", "")):
+            return "A request may have 99,999 bytes, and must state its size.", 413
+        if action not in ("join", "generate"):
+            return None
+        if (minute := int(time.monotonic() // 60)) != self.minute:
+            self.minute, self.requests = minute, Counter()
+        user = headers.get("x-forwarded-for", "").split(",")[0].strip() if "SPACE_ID" in os.environ else ""
+        self.requests[user := user or str((scope["client"] or ["unknown"])[0])] += 1
+        if self.requests[user] > self.per_minute:
+            return f"You may ask for images {self.per_minute} times a minute. Please wait.", 429
+        return None
+
+
+def start(page: gr.Blocks, per_minute: int = PER_MINUTE, **options) -> str:
     """Serve the page from its own thread; `options` go to gradio's `launch`. Returns the address."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    page.queue(max_size=MOST_WAITING, api_open=False)  # closed: no requests that pass by the queue
+    options |= {"app_kwargs": {"middleware": [Middleware(Gate, per_minute=per_minute)]}, "max_file_size": 1}
     _, local_url, share_url = page.launch(
         theme=THEME, css=CSS, ssr_mode=False, footer_links=[], quiet=True, prevent_thread_lock=True, **options
     )

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message alone; every other exception keeps its traceback.
     """
+
+
+class MachineError(InputError):
+    """The machine is at fault: a disk is full, or a process of the run is gone. It is reported in the same way."""

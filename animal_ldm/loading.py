@@ -1,15 +1,23 @@
-"""Pipelines and their components, from a local folder or from the Hub."""
+"""Pipelines and their components, from a local folder or from the Hub: the one door for models from outside.
+
+A folder is inspected before anything in it is built, see `inspection`. Of a repository on the Hub, only the files that
+are read here are fetched. No code of a model is executed.
+"""
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from .errors import InputError
+from .files import SUMS, check_sums, write_sums
+from .inspection import KINDS, check_component, check_finite, check_pipeline
 from .pipeline_animal_ldm import AnimalLDMPipeline
-from .released import RELEASED_MODEL, model_folder
+from .released import RELEASED_MODEL, is_pipeline_folder, model_folder
 
 # Files of a complete pipeline folder. Any one of a tuple will do. They are checked first because transformers would
 # silently make up a tokenizer for a missing file.
@@ -41,6 +49,32 @@ def check_pipeline_folder(folder: str | Path) -> None:
         )
 
 
+# What is read of a component.
+COMPONENT_FILES = (
+    "*config.json", "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+)  # fmt: skip
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
+
+T = TypeVar("T")
+
+
+def model_files(folder: Path, parts: Iterable[str] = KINDS) -> list[str]:
+    """The files of a pipeline folder that decide what it generates, as paths below `folder`."""
+    names = {"model_index.json", *(f"{part}/{name}" for part in parts for name in COMPONENT_FILES)}
+    return sorted(
+        file.relative_to(folder).as_posix() for name in names for file in folder.glob(name) if file.is_file()
+    )
+
+
+def seal(folder: Path) -> None:
+    """Write the `SHA256SUMS` of a pipeline folder. Loading compares the files with it."""
+    variants = [file.relative_to(folder).as_posix() for part in KINDS for file in folder.glob(f"{part}/*.safetensors")]
+    write_sums(folder, {*model_files(folder), *variants})
+
+
 def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> AnimalLDMPipeline:
     """The pipeline in the folder `model`, or of that id on the Hub.
 
@@ -50,35 +84,61 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
         dtype: name of a torch dtype.
 
     Raises:
-        InputError: no such folder or model, a folder that lacks a file, or no connection to the Hub.
+        InputError: no such folder or model, a folder that lacks a file or holds something else than a pipeline of
+            known components, or no connection to the Hub.
     """
     model = model_folder(model)
-    local = Path(model).is_dir()
-    if local:
-        check_pipeline_folder(model)
-    elif model == RELEASED_MODEL:
+    if not Path(model).is_dir() and model == RELEASED_MODEL:
         raise InputError(
             f"{RELEASED_MODEL}, the default model, was not found. Train one with `animal-ldm train`, or pass"
             " a pipeline folder or the id of a model on the Hub."
         )
-    elif not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
+    if not Path(model).is_dir() and not re.fullmatch(HUB_ID, model):
         raise InputError(
             f"The model must be a pipeline folder or an id on the Hub such as owner/name; there is no folder {model}."
         )
+    patterns = ["model_index.json", SUMS, *(f"{part}/{name}" for part in KINDS for name in COMPONENT_FILES)]
+    folder = fetched(model, patterns)
+    check_pipeline_folder(folder)
+    check_pipeline(folder)
+    check_sums(folder, model_files(folder))
+    pipeline = built(
+        model, lambda: AnimalLDMPipeline.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+    )
+    check_finite(model, text_encoder=pipeline.text_encoder, unet=pipeline.unet, vae=pipeline.vae)
+    return pipeline.to(choose_device(device))
+
+
+def fetched(model: str, patterns: list[str]) -> Path:
+    """`model` itself if it is a folder, else the folder with these files of the repository on the Hub.
+
+    Raises:
+        InputError: there is no such repository, or no connection.
+    """
+    if Path(model).is_dir():
+        return Path(model)
     try:
-        pipeline = AnimalLDMPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
-    except OSError as error:
-        if local:
-            raise InputError(f"A file in {model} is missing or damaged; copy the folder again. {error}") from error
-        reason = error.__cause__ or error
-        if isinstance(reason, RepositoryNotFoundError):
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        if isinstance(error, RepositoryNotFoundError):
             found = "the Hub has no model of that name that you may read"
         else:
-            found = f"the Hub could not be reached ({type(reason).__name__}: {str(reason).splitlines()[0]})"
+            found = f"the Hub could not be reached ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
         raise InputError(
             f"{model} is not a local folder, and {found}. Check the name and the network connection."
         ) from error
-    return pipeline.to(choose_device(device))
+
+
+def built(model: str, build: Callable[[], T]) -> T:
+    """What `build` returns; whatever a library raises on a folder that passed the inspection, as an `InputError`."""
+    try:
+        return build()
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"A file in {model} is missing or damaged; copy the folder again."
+            f" ({type(error).__name__}: {reason[0] if reason else 'no message'})"
+        ) from error
 
 
 # What `animal-ldm train` can use without a connection to the Hub.
@@ -86,22 +146,40 @@ OFFLINE_COMPONENTS = f"the included model works: --vae {RELEASED_MODEL} --text_e
 
 
 def load_component(component_class: Any, name: str, subfolder: str, offline: str = OFFLINE_COMPONENTS) -> Any:
-    """`component_class.from_pretrained` from a local folder or the Hub, from its root or from `subfolder`.
+    """A component from a local folder or the Hub, from its root or from `subfolder`.
 
     Args:
+        subfolder: the component's name in a pipeline, a key of `inspection.KINDS`.
         offline: for the error message, what can be used without a connection to the Hub.
 
     Raises:
-        InputError: there is no such component under `name`.
+        InputError: there is no such component under `name`, or it does not pass the inspection.
     """
-    errors = []
     name = model_folder(name)
-    for candidate in ("", subfolder):
-        try:
-            return component_class.from_pretrained(name, subfolder=candidate)
-        except (OSError, ValueError) as error:
-            errors.append(str(error).strip().splitlines()[0])
-    raise InputError(
-        f"No {component_class.__name__} was found in {name!r}; expected a folder or a repository on the Hub that holds"
-        f" one. Without a connection to the Hub, {offline}. ({'; '.join(dict.fromkeys(errors))})"
-    )
+    wanted = f"No {component_class.__name__} was found in {name!r}; expected a folder or a repository on the Hub that"
+    wanted = f"{wanted} holds one. Without a connection to the Hub, {offline}."
+    patterns = [SUMS, *COMPONENT_FILES, *(f"{subfolder}/{file}" for file in COMPONENT_FILES)]
+    try:
+        root = fetched(name, patterns)
+    except InputError as error:
+        raise InputError(f"{wanted} ({error})") from error
+    folder = next((place for place in (root, root / subfolder) if holds(place, subfolder)), None)
+    if folder is None:
+        raise InputError(f"{wanted} ({root} has neither {subfolder}/ nor the files of one.)")
+    pipeline = folder.parent if folder.name == subfolder and is_pipeline_folder(folder.parent) else None
+    check_component(folder, subfolder)
+    if pipeline is not None:
+        files = [file for file in model_files(pipeline, [subfolder]) if file != "model_index.json"]
+        check_sums(pipeline, files)
+    weights = {} if KINDS[subfolder].stem is None else {"use_safetensors": True}
+    component = built(str(folder), lambda: component_class.from_pretrained(folder, **weights))
+    if weights:
+        check_finite(str(folder), **{subfolder: component})
+    return component
+
+
+def holds(folder: Path, part: str) -> bool:
+    """Whether `folder` looks like that of a component: transformers makes up a tokenizer where there is none."""
+    if part == "tokenizer":
+        return (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists()
+    return (folder / KINDS[part].config).exists()

@@ -2,26 +2,36 @@
 
 import json
 import re
+import shlex
 from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 
 # What Markdown or HTML could read as markup. A backslash makes it plain text, in tables and headings too.
-MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!$&^])")
+MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!$&^@]|(?<=:)/(?=/)|(?<=www)\.)", re.IGNORECASE)
+# What a terminal obeys, what turns the direction of text, and halves of characters, which no file can hold.
+UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Markdown(str):
     """Text that already is Markdown: templates insert it unchanged."""
 
 
+def printable(text: str) -> str:
+    """The text without characters that are not there to be read; line breaks and tabs stay."""
+    return UNPRINTABLE.sub("", text)
+
+
 def one_line(text: str) -> str:
     """The text without line breaks, which could end a table row, a code block or the YAML above the card."""
-    return " ".join(text.split())
+    return " ".join(printable(text).split())
 
 
 def plain(value: object) -> str:
     """`value` as Markdown that shows exactly its text."""
-    return value if isinstance(value, Markdown) else MARKUP.sub(r"\\\1", re.sub(r"\s+", " ", str(value)))
+    if isinstance(value, Markdown):
+        return value
+    return MARKUP.sub(r"\\\1", re.sub(r"\s+", " ", printable(str(value))))
 
 
 def code(value: object) -> Markdown:
@@ -35,7 +45,13 @@ def code(value: object) -> Markdown:
 
 def literal(value: object) -> Markdown:
     """`value` as a Python literal, for a line of a code block."""
-    return Markdown(json.dumps(value, ensure_ascii=False))
+    return Markdown(printable(json.dumps(value, ensure_ascii=False)))
+
+
+def shell(value: object) -> Markdown:
+    """`value` as one word of a command; in double quotes, a shell would run what is in $(…)."""
+    text = one_line(str(value))
+    return Markdown(f'"{text}"' if re.fullmatch(r"[\w ,.'-]+", text) else shlex.quote(text))
 
 
 def link(value: str) -> Markdown:
@@ -62,5 +78,12 @@ def render(template: str, **values: object) -> str:
     environment = Environment(
         undefined=StrictUndefined, finalize=plain, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"code": code, "literal": literal, "link": link, "url": url, "markdown": Markdown}
+    environment.filters |= {
+        "code": code,
+        "literal": literal,
+        "shell": shell,
+        "link": link,
+        "url": url,
+        "markdown": Markdown,
+    }
     return environment.from_string(template).render(values)

@@ -72,8 +72,13 @@ def sample_images(
     Args:
         batch_size: images sampled at a time.
         negative_prompt: what to guide away from, in all images.
+
+    Raises:
+        InputError: the model generates NaN.
     """
-    import torch  # not at the top: `--help` of every command needs `Sampling`, and importing torch takes seconds
+    # not at the top: `--help` of every command needs `Sampling`, and importing torch takes seconds
+    import numpy as np
+    import torch
 
     with torch.no_grad():
         embeds = {
@@ -98,5 +103,11 @@ def sample_images(
             guidance_scale=sampling.guidance_scale,
             guidance_rescale=sampling.guidance_rescale,
             guidance_interval=sampling.guidance_interval,
+            output_type="np",
         )
-        yield from output.images
+        if not np.isfinite(output.images).all():
+            raise InputError(
+                f"The model generated values that are not finite, with {prompts[batch][0]!r} among the prompts. Its"
+                " weights may be damaged, or --dtype float16 too narrow for them: try float32."
+            )
+        yield from pipeline.image_processor.numpy_to_pil(output.images)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+from pathlib import Path
 
 # Read by huggingface_hub at import: a test that reaches for the network fails instead of passing by luck.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -112,6 +114,23 @@ def tiny_pipeline_folder(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     AnimalLDMPipeline(**tiny_components(), classes=TINY_CLASSES).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Call it with a number of MiB for a folder on a disk of that size; again to change the size."""
+    folder = tmp_path / "disk"
+
+    def mount(mebibytes: int) -> Path:
+        again = ["-o", f"remount,size={mebibytes}m"] if folder.exists() else ["-o", f"size={mebibytes}m"]
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", *again, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("only root may mount a small disk")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True)
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 """The demo's page: the real gradio app on loopback with a tiny pipeline, asked by gradio's client and in Chromium."""
 
 import inspect
+import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
@@ -91,9 +95,13 @@ def page_url(carded):
     page.close()
 
 
+def connect(page_url: str) -> Client:
+    return Client(page_url, verbose=False, httpx_kwargs={"timeout": 60})
+
+
 @pytest.fixture
 def client(page_url) -> Client:
-    return Client(page_url, verbose=False)
+    return connect(page_url)
 
 
 def ask(prompt="a zebra", number=2, seed=5, guidance=3.0, steps=2) -> dict:
@@ -150,6 +158,17 @@ def test_a_prompt_is_shown_as_text(client):
         ({"steps": 0}, "steps: This must be a whole number from 1 to 100."),
         ({"steps": 2.5}, "whole number"),
         ({"guidance": 99}, "guidance: This must be a number from 1 to 10."),
+        ({"guidance": "3"}, "guidance: This must be a number"),
+        ({"guidance": True}, "guidance: This must be a number"),
+        ({"number": 10**9}, "number: This must be a whole number from 1 to 8."),
+        ({"number": [1]}, "number: This must be a whole number"),
+        ({"steps": 10**9}, "steps: This must be a whole number from 1 to 100."),
+        ({"steps": 10**300}, "steps: This must be a whole number from 1 to 100."),
+        ({"seed": 10**30}, "whole number"),
+        ({"prompt": ["a zebra"]}, "Please write a prompt"),
+        ({"prompt": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}}, "."),
+        ({"prompt": "z" * 10_000}, "at most 1000 characters"),
+        ({"prompt": "a \x00zebra"}, "not text"),
     ],
 )
 def test_bad_input_gets_a_message(client, wrong, message):
@@ -158,9 +177,157 @@ def test_bad_input_gets_a_message(client, wrong, message):
     assert "Traceback" not in str(caught.value)
 
 
+def post(page_url: str, path: str, data: object, **headers: str) -> httpx2.Response:
+    body = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return httpx2.post(
+        f"{page_url}gradio_api/{path}", content=body, headers={"Content-Type": "application/json"} | headers
+    )
+
+
+def join(page_url: str, data: str = '["", 1, 0, 3, 2]', **headers: str) -> httpx2.Response:
+    """Ask as the page does, with `data` as JSON in full; without a prompt by default."""
+    functions = httpx2.get(f"{page_url}config", timeout=60).json()["dependencies"]
+    (number,) = (function["id"] for function in functions if function["api_name"] == "generate")
+    body = f'{{"data": {data}, "fn_index": {number}, "session_hash": "x"}}'
+    return post(page_url, "queue/join", body.encode(), **headers)
+
+
+@pytest.mark.parametrize("prompt", ['"a zebra"', r'"a \ud800zebra"', "null", "[[]]"])
+@pytest.mark.parametrize("guidance", ["NaN", "-Infinity", "1e999", "null", '"3"'])
+def test_values_that_no_field_gives(page_url, prompt, guidance):
+    answer = join(page_url, f"[{prompt}, 1, 0, {guidance}, 2]")
+    assert answer.status_code == 422
+    assert "This must be a number from 1 to 10" in answer.text or "JSON" in answer.text
+
+
+def test_requests_that_pass_by_the_queue(page_url):
+    assert post(page_url, "run/generate", {"data": ["a zebra", 1, 0, 3, 2]}).status_code == 404
+    assert post(page_url, "api/generate", {"data": ["a zebra", 1, 0, 3, 2]}).status_code == 404
+
+
+def test_large_requests_and_uploads_are_refused(page_url, tmp_path):
+    assert post(page_url, "queue/join", {"data": ["z" * 1_000_000, 1, 0, 3, 2]}).status_code == 413
+    files = {"files": ("x.png", b"x", "image/png")}
+    assert httpx2.post(f"{page_url}gradio_api/upload", files=files, timeout=60).status_code == 403
+
+
+FILES = [
+    "/etc/passwd",
+    "/proc/self/environ",
+    "../../../../../../etc/passwd",
+    "..%2f..%2f..%2fetc%2fpasswd",
+    "pyproject.toml",
+]
+
+
+@pytest.mark.parametrize(
+    "file", [*FILES, "MODEL/model_index.json", "MODEL/README.md", "MODEL/unet/config.json", demo.__file__]
+)
+def test_no_file_of_the_machine_is_served(page_url, carded, file):
+    for path in ("gradio_api/file=", "file=", "static/", "assets/", "gradio_api/stream/", "gradio_api/proxy=file://"):
+        answer = httpx2.get(page_url + path + file.replace("MODEL", str(carded)), follow_redirects=True, timeout=60)
+        assert answer.status_code >= 400 or "gradio_config" in answer.text
+        for content in ("root:", "PATH=", "_class_name", "license: unlicense", "[build-system]", "def build_page"):
+            assert content not in answer.text
+
+
+def test_a_user_may_ask_so_often_in_a_minute(tiny_pipeline_folder, monkeypatch):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline_folder)
+    page = demo.build_page(pipeline, "tiny", [], demo.Card([], []))
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: 600.0))
+    url = demo.start(page, per_minute=3)
+    assert [join(url).status_code for _ in range(5)] == [422, 422, 422, 429, 429]
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: 660.0))
+    assert join(url).status_code == 422
+    page.close()
+
+
+def test_who_the_user_of_a_space_is(monkeypatch):
+    gate = demo.Gate(lambda *_: None, per_minute=3)
+
+    def passes(forwarded: str) -> bool:
+        headers = [(b"x-forwarded-for", forwarded.encode()), (b"content-length", b"9")]
+        return not gate.refusal({"path": "/gradio_api/queue/join/", "headers": headers, "client": ("10.0.0.1", 1)})
+
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: 600.0))
+    assert [passes(str(i)) for i in range(4)] == [True, True, True, False]  # anybody may send this header
+    monkeypatch.setenv("SPACE_ID", "user/demo")  # whose proxy sends it
+    assert [passes(f"{i // 4}, 10.0.0.1") for i in range(8)] == [True, True, True, False] * 2
+
+
+HOSTILE_CARD = """---
+widget:
+- text: <img src=x onerror="window.pwned=1">
+  output:
+    url: samples/00-zebra.png
+- text: a secret
+  output:
+    url: ../../secret.png
+- text: another
+  output:
+    url: OUTSIDE/secret.png
+- text: a link
+  output:
+    url: samples/link.png
+- text: no image
+  output:
+    url: model_index.json
+- text: [1, 2]
+- 3
+- output: null
+---
+
+### Results
+
+<script>window.pwned=1</script> <img src=x onerror="window.pwned=1"> <iframe src="http://example.org"></iframe>
+\\<b>bold\\</b> [a link](javascript:alert(1)) [another][1] https://example.org www.example.org me@example.org $$x$$
+
+[1]: https://example.org
+
+| class | share |
+|---|---:|
+| <svg onload="window.pwned=1"> | 0.875 |
+
+![Plot](samples/00-zebra.png) ![Secret](OUTSIDE/secret.png) ![Secret](../../secret.png)
+![Secret](/etc/passwd) ![Secret](samples/link.png) ![Remote](https://example.org/x.png)
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(carded, tmp_path_factory) -> Path:
+    """A model's folder whose card and names mean harm."""
+    outside = tmp_path_factory.mktemp("outside")
+    Image.new("RGB", (8, 8)).save(outside / "secret.png")
+    folder = outside / "models" / "hostile"
+    shutil.copytree(carded, folder)
+    (folder / "samples/link.png").symlink_to(outside / "secret.png")
+    (folder / "README.md").write_text(HOSTILE_CARD.replace("OUTSIDE", str(outside)))
+    return folder
+
+
+def test_a_hostile_card_is_inert(hostile):
+    card = demo.read_card(str(hostile))
+    image = str(hostile / "samples/00-zebra.png")
+    assert card.samples == [(image, '<img src=x onerror="window.pwned=1">')]
+    assert {shown for _, shown in card.results} == {image, None}  # nothing from outside the folder
+    shown = "".join(text for text, _ in card.results if text)
+    assert not re.search(r"[<\[@]|://|www\.", shown)
+    assert "| 0.875 |" in shown
+
+
+def test_cards_that_are_not_cards(carded, tmp_path):
+    for number, text in enumerate(
+        ["", "---\nwidget: 3\n---\n", "---\n[: {\n---\n", "---\n- a\n---\n", "### Results\n![](x)"]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "README.md").write_text(text)
+        assert demo.read_card(str(folder)).samples == []
+
+
 def test_users_take_turns(page_url):
     """While one generates, the other sees its position; both get their own images."""
-    first, second = (Client(page_url, verbose=False) for _ in range(2))
+    first, second = (connect(page_url) for _ in range(2))
     generating = first.submit(**ask(number=8, steps=100), api_name="/generate")
     while generating.status().code < Status.PROGRESS:
         time.sleep(0.01)
@@ -299,14 +466,45 @@ def test_in_the_browser(browser, page_url, width):
 
 
 @pytest.mark.slow
+def test_a_hostile_model_in_the_browser(browser, hostile):
+    """Neither its card, its name, its classes nor a user's prompt becomes more than text."""
+    script = '</script><script>window.pwned=1</script>"${window.pwned=1}{{7*7}}<img src=x onerror=window.pwned=1>'
+    pipeline = StableDiffusionPipeline.from_pretrained(hostile)
+    words = [script[:80], "</script><img src=x onerror=window.pwned=1>", "\u2028'\"`${window.pwned=1}"]
+    served = demo.build_page(pipeline, script[:80], words, demo.read_card(str(hostile)))
+    url = demo.start(served)
+    try:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        page.get_by_role("button", name="Generate", exact=True).wait_for()
+        for word in page.locator("#words button").all():
+            word.click()
+        page.get_by_label("Prompt", exact=True).fill("<img src=x onerror=window.")
+        page.get_by_label("Prompt", exact=True).press("Enter")
+        page.get_by_text("Too long").wait_for()
+        page.get_by_label("Prompt", exact=True).fill("<img src=x>")
+        page.get_by_label("Prompt", exact=True).press("Enter")
+        page.get_by_text("seed 3", exact=True).wait_for()
+        assert "<img src=x>" in page.locator("#settings-used").inner_text()
+        page.get_by_role("tab", name="Results").click()
+        page.get_by_role("cell", name="0.875").wait_for()
+        assert page.locator(".results :is(a, script, iframe, svg, b)").count() == 0
+        assert page.evaluate("window.pwned") is None
+        assert {url_ for url_ in asked if not url_.startswith((url, "data:", "blob:"))} == set()
+    finally:
+        served.close()
+
+
+@pytest.mark.slow
 def test_waiting_in_the_browser(browser, page_url):
     """A user who comes second sees the position in the queue, then the images."""
-    other = Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/generate")
+    other = connect(page_url).submit(**ask(number=8, steps=100), api_name="/generate")
     page = browser.new_page()
     page.goto(page_url)
-    others = [
-        Client(page_url, verbose=False).submit(**ask(number=8, steps=100), api_name="/generate") for _ in range(3)
-    ]
+    others = [connect(page_url).submit(**ask(number=8, steps=100), api_name="/generate") for _ in range(3)]
     page.get_by_label("Prompt", exact=True).fill("a lion")
     page.get_by_label("Prompt", exact=True).press("Enter")
     page.get_by_text("queue:").wait_for(timeout=60_000)

@@ -22,7 +22,8 @@ class PushArguments:
     HF_TOKEN.
 
     Exit codes: 2 bad input, 3 no valid token, 4 no write access, 5 wrong name, 6 the name belongs to another type of
-    repository, 7 no connection or the Hub keeps failing, 8 conflict with other commits or tags, 9 refused.
+    repository, 7 no connection or the Hub keeps failing, 8 conflict with other commits or tags, 9 refused, 10 the
+    Hub's replies make no sense, 11 they would take the access token to another server.
     """
 
     # Where to publish, as user/name or organization/name. With --space: the published model that the Space loads.
@@ -100,10 +101,11 @@ def check(arguments: PushArguments) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(PushArguments, argv, prog="animal-ldm push")
     check(arguments)
-    from ..publishing.hub import HubError
+    from ..publishing.failures import HubError
     from ..publishing.push import Push, push_dataset, push_model, push_space
+    from ..publishing.transport import clean
 
-    push = Push(target(arguments), arguments.dry_run, arguments.staged, say=print)
+    push = Push(target(arguments), arguments.dry_run, arguments.staged, say=lambda text: print(clean(text)))
     try:
         if arguments.dataset:
             push_dataset(push, arguments.dataset)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from .reading import PHOTO_BYTES, TEXT_BYTES, class_name, is_utf8, one_line, read_regular, shown, stamp, why
+from ..files import read_regular, why
+from .reading import PHOTO_BYTES, TEXT_BYTES, class_name, is_utf8, one_line, shown, stamp
 from .records import FileProblem, Photo
 
 # Folders of these names are a source's own splits, never classes.

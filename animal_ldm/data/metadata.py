@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import read_regular, why
 from .folders import SPLITS, Listing, is_image, label_path
-from .reading import METADATA_BYTES, class_name, inside, one_line, read_regular, shown, stamp, why
+from .reading import METADATA_BYTES, class_name, inside, one_line, shown, stamp
 from .records import Columns, Photo
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")

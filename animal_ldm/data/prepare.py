@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import write_bytes, write_json, write_text
+from ..locks import locked
 from .attributes import KINDS
 from .captions import caption, described_captions, may_be_plural
 from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
@@ -59,7 +60,8 @@ def prepare(source_name: str, out: Path, settings: PreparationSettings, workers:
     """Prepare the photos of `source_name` in the folder `out`, or resume a stopped preparation there.
 
     Raises:
-        InputError: the source or the settings cannot be used, or `out` holds something else.
+        InputError: the source or the settings cannot be used, `out` holds something else, or another process writes
+            to it.
     """
     source = open_source(source_name, settings.image_column, settings.label_column, settings.text_column)
     photos = choose_classes(source, settings)
@@ -72,6 +74,14 @@ def prepare(source_name: str, out: Path, settings: PreparationSettings, workers:
         )
     job = Job(settings, list_fingerprint(photos))
     check_folders(out, Path(source_name))
+    place = out.resolve()
+    with locked(place.with_name(f".{place.name}.lock"), f"OUT {shown(out)}"):
+        return prepare_photos(source, photos, job, out, workers)
+
+
+def prepare_photos(source: Source, photos: list[Photo], job: Job, out: Path, workers: int) -> PreparationReport:
+    """The rest of `prepare`, while no other process writes to `out`."""
+    settings = job.arguments
     report = finished_report(out, job)
     if report is None:
         begin(out, job)

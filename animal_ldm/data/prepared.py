@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..files import read_regular, why
 from .attributes import Attributes
-from .reading import METADATA_BYTES, inside, read_regular, why
+from .reading import METADATA_BYTES, inside
 from .records import MetadataLine
 
 

@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..files import write_bytes, write_json
+from ..files import why, write_bytes, write_json
 from .attributes import measure
 from .duplicates import thumbnail
 from .folders import LabelFile
 from .photos import Box, SkippedPhoto, center_square, open_photo, pixel_digest, scale_square, square_around, visible
-from .reading import class_name, why
+from .reading import class_name
 from .records import Photo, PhotoRecord
 from .sources import Reader
 

@@ -1,42 +1,12 @@
 """Files and names from a source, which may be damaged or hostile: bounded reads, and names that can be shown."""
 
 import os
-import stat
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 PHOTO_BYTES = 512 << 20
 TEXT_BYTES = 64 << 10  # of a label file or a caption file
 METADATA_BYTES = 512 << 20
-
-
-def read_regular(path: str | Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
-
-    A pipe or a device is never read: it could block for ever, or never end.
-
-    Raises:
-        OSError: the file is missing, not regular, too large or unreadable.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError("expected a regular file, found a folder, pipe, socket or device")
-    # Should it be replaced by a pipe at this moment, opening it still does not block.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("expected a regular file, found a pipe, socket or device")
-        if status.st_size > limit:
-            raise OSError(f"{status.st_size:,} bytes are more than the limit of {limit:,}")
-        data = file.read(status.st_size + 1) or b""
-    if len(data) > status.st_size:  # files below /proc claim to be empty and may have no end
-        raise OSError("the file is longer than its size on disk says")
-    return data
-
-
-def why(error: Exception) -> str:
-    """What went wrong, without the path that the message of an `OSError` repeats."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def inside(root: Path, folder: Path, file_name: str) -> Path:

@@ -22,8 +22,9 @@ from datasets import (
 from datasets import Image as ImageFeature
 
 from ..errors import InputError
+from ..files import read_regular
 from .folders import LabelFile
-from .reading import PHOTO_BYTES, class_name, one_line, read_regular
+from .reading import PHOTO_BYTES, class_name, one_line
 from .records import Columns, Photo
 
 

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -21,6 +20,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from ..digest import weights_digest
 from ..errors import InputError
 from ..files import cache_root
+from ..loading import load_component
 from ..released import RELEASED_MODEL, model_folder
 from ..squeezenet import load_squeezenet
 from .results import ExtractorInfo
@@ -161,14 +161,8 @@ def autoencoder_extractor(model: str, device: torch.device) -> Extractor:
 
     It needs no download and compares colour and layout, barely content: for trying things out.
     """
-    try:
-        vae: Any = AutoencoderKL.from_pretrained(model, subfolder="vae")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"No autoencoder was found in {model}: {str(error).splitlines()[0]} Pass the folder of a pipeline with "
-            "--extractor_weights."
-        ) from error
-    vae.eval().to(device)
+    offline = "pass the folder of a pipeline with --extractor_weights"
+    vae = load_component(AutoencoderKL, model, "vae", offline=offline).eval().to(device)
 
     def network(images: torch.Tensor) -> torch.Tensor:
         return vae.encode(images / 127.5 - 1).latent_dist.mode()

@@ -29,7 +29,7 @@ def save_sample_grid(samples: Images, results: Results, path: Path) -> None:
     for axes, (label, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         blank = [np.full_like(images[0], 255)] * (GRID_COLUMNS - len(images))
         axes.imshow(np.concatenate([*images, *blank], axis=1), interpolation="nearest")
-        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
         _bare(axes)
     _save(figure, path)
 
@@ -139,7 +139,7 @@ def save_nearest_panel(
         for row, one in zip(part.subplots(len(closest), 4, squeeze=False), chosen, strict=False):
             row[0].imshow(samples[one.sample])
             name = f"{samples.labels[one.sample]}, " if samples.labels else ""
-            row[0].set_xlabel(f"{name}sample {one.sample}", color=SAMPLES, fontsize="small")
+            row[0].set_xlabel(f"{name}sample {one.sample}", color=SAMPLES, fontsize="small", parse_math=False)
             for axes, photo, distance in zip(row[1:], one.photos, one.distances, strict=True):
                 axes.imshow(train[photo])
                 axes.set_xlabel(f"{distance:.3g}", color=REAL, fontsize="small")

@@ -21,21 +21,28 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi, ModelCard, SpaceCard
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from ..markdown import one_line
 from .checks import file_size
+from .failures import (
+    CONFLICT,
+    OTHER_TYPE,
+    REFUSED,
+    TRANSIENT,
+    WRONG_NAME,
+    HubError,
+    bad_reply,
+    exit_code_of,
+    final_error,
+    given_up,
+    pause_after,
+    reason,
+    short,
+)
 from .request import Target
+from .transport import LIMITS, deadline, within
 
 logger = logging.getLogger(__name__)
 
@@ -46,26 +53,12 @@ CARDS = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}
 PAUSES = (1, 2, 4, 8)  # seconds before each retry, unless the Hub says how long
 LONGEST_PAUSE = 300  # seconds; if the Hub asks for more, the push ends
 COMMIT_FILES = 1000  # the Hub times out on commits of more files
+MOST_FILES = 500_000  # of a repository; a listing without end is not read on
 # The files that make sense of the others come last, where one commit is not enough.
 INDEX_FILES = ("README.md", "metadata.jsonl", "model_index.json")
 COMPONENT_WEIGHTS = re.compile(r"(text_encoder|unet|vae)/[^/]+\.(safetensors|bin)")
 
 TITLE = "Publish with animal-ldm"  # of commits, and of the pull request that later pushes recognise
-
-# What the client raises for problems that may go away: the HTTP library's errors, a lost connection, a failed upload
-# (RuntimeError), a reply that is not JSON or reports an object's error (ValueError).
-TRANSIENT = (HTTPError, ConnectionError, LocalTokenNotFoundError, RuntimeError, ValueError)
-
-
-class HubError(Exception):
-    """The Hub refused or failed. The message says why and what to do; `exit_code` is the command's."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-NO_TOKEN, NO_RIGHT, WRONG_NAME, OTHER_TYPE, NO_NETWORK, CONFLICT, REFUSED = range(3, 10)
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,8 @@ def publish(
     """
     check_target(target)
     files = staged_files(folder)
-    return persist(lambda: converge(files, target, api, say), target, say, pauses)
+    longest = LIMITS.of_push(len(files), sum(file.size for file in files))
+    return persist(lambda: converge(files, target, api, say), target, say, pauses, longest)
 
 
 def check_access(
@@ -174,7 +168,7 @@ def check_model(
             raise HubError(
                 f"The Hub has no model {model} for the Space to load. Push the model first.", WRONG_NAME
             ) from error
-        if private and not target.private:
+        if private is not False and not target.private:
             raise HubError(
                 f"{model} is private, and a public Space would expose it. Push the Space with --private.", REFUSED
             )
@@ -205,31 +199,41 @@ def validate_card(
 def refusal(error: ValueError) -> str:
     """What the Hub said of a card, of which `RepoCard.validate` gives the reply as it came."""
     try:
-        return "; ".join(found["message"].rstrip(".") for found in json.loads(str(error))["errors"])
-    except (ValueError, KeyError, TypeError):
-        return one_line(str(error)).rstrip(".")
+        return short("; ".join(found["message"].rstrip(".") for found in json.loads(str(error))["errors"]))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return short(str(error))
 
 
 def persist(
-    work: Callable[[], Result], target: Target, say: Callable[[str], None], pauses: Sequence[float] | None
+    work: Callable[[], Result],
+    target: Target,
+    say: Callable[[str], None],
+    pauses: Sequence[float] | None,
+    longest: float | None = None,
 ) -> Result:
-    """`work()`, retried after each of `pauses` (seconds; default `PAUSES`) while problems are transient."""
+    """`work()`, retried after each of `pauses` (seconds; default `PAUSES`) while problems are transient.
+
+    All tries together end after `longest` seconds (default: `LIMITS.push`).
+    """
     pauses = [*(PAUSES if pauses is None else pauses)]
-    while True:
-        try:
-            return work()
-        except TRANSIENT as error:
-            if failure := final_error(error, target):
-                raise failure from error
-            if not pauses or (pause := asked_pause(error, pauses.pop(0))) > LONGEST_PAUSE:
-                raise given_up(error, target) from error
-            say(f"{reason(error)}; retrying in {pause:g} s")
-            time.sleep(pause)
+    with deadline(LIMITS.push if longest is None else longest) as limit:
+        while True:
+            try:
+                return within(limit, work)
+            except TRANSIENT as error:
+                if failure := final_error(error, target):
+                    raise failure from error
+                pause = pause_after(error, pauses.pop(0)) if pauses else LONGEST_PAUSE + 1
+                if pause > min(LONGEST_PAUSE, limit.left()):
+                    raise given_up(error, target) from error
+                say(f"{reason(error)}; retrying in {pause:g} s")
+                time.sleep(pause)
 
 
 def converge(files: Sequence[StagedFile], target: Target, api: HfApi, say: Callable[[str], None]) -> Outcome:
     """One attempt of `publish`, from the beginning; what earlier ones achieved is on the Hub."""
-    user = api.whoami()["name"]
+    if not isinstance(user := api.whoami()["name"], str):
+        raise bad_reply("the name of the token's owner")
     if not repository_exists(target, api):
         api.create_repo(
             target.repo_id,
@@ -286,7 +290,7 @@ def repository_exists(target: Target, api: HfApi) -> bool:
                     OTHER_TYPE,
                 ) from None
         return False
-    if target.private and not there.private:
+    if target.private and there.private is not True:
         raise HubError(
             f"{target.repo_id} is already public, and a push does not change that. Leave out --private, choose another"
             f" {target.option}, or make the repository private in its settings.",
@@ -307,20 +311,30 @@ def target_revision(files: Sequence[StagedFile], target: Target, api: HfApi, use
         return target.revision or "main", None
     for found in api.get_repo_discussions(target.repo_id, author=user, repo_type=target.repo_type):
         if found.is_pull_request and found.title == TITLE and found.status in ("draft", "open"):
+            if not isinstance(found.num, int):
+                raise bad_reply("the number of a pull request")
             return f"refs/pr/{found.num}", found
     _, remote = remote_tree(target, api, "main")
     if all(file.equals(remote.get(file.path)) for file in files):
         return "main", None
     made = api.create_pull_request(target.repo_id, TITLE, repo_type=target.repo_type)
+    if not isinstance(made.num, int):
+        raise bad_reply("the number of a pull request")
     return f"refs/pr/{made.num}", made
 
 
 def remote_tree(target: Target, api: HfApi, revision: str) -> tuple[str, dict[str, RepoFile]]:
     """Commit and files {path: file} of a revision."""
     head = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=revision).sha
-    assert head is not None  # the Hub always gives it
-    entries = api.list_repo_tree(target.repo_id, recursive=True, revision=head, repo_type=target.repo_type)
-    return head, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    if not isinstance(head, str) or not re.fullmatch("[0-9a-f]{40,64}", head):
+        raise bad_reply("the name of a commit")
+    remote = {}
+    for entry in api.list_repo_tree(target.repo_id, recursive=True, revision=head, repo_type=target.repo_type):
+        if isinstance(entry, RepoFile):
+            remote[entry.path] = entry
+        if len(remote) > MOST_FILES:
+            raise bad_reply(f"a list of more than {MOST_FILES:,} files")
+    return head, remote
 
 
 def refuse_stale_weights(files: Sequence[StagedFile], remote: dict[str, RepoFile]) -> None:
@@ -351,100 +365,12 @@ def differences(folder: Path, target: Target, api: HfApi) -> Iterator[tuple[str,
     """What a push would do, file by file: "new", "changed" or "same". Only reads from the Hub."""
     check_target(target)
     try:
-        _, remote = remote_tree(target, api, target.revision or "main")
+        with deadline(LIMITS.push) as limit:
+            _, remote = within(limit, lambda: remote_tree(target, api, target.revision or "main"))
     except (RepositoryNotFoundError, RevisionNotFoundError):
         remote = {}
-    except (HTTPError, OSError) as error:
-        raise final_error(error, target) or HubError(reason(error), NO_NETWORK) from error
+    except TRANSIENT as error:
+        raise final_error(error, target) or HubError(reason(error), exit_code_of(error)) from error
     for file in staged_files(folder):
         there = remote.get(file.path)
         yield "new" if there is None else "same" if file.equals(there) else "changed", file
-
-
-# --- what went wrong -------------------------------------------------------------------------------------------------
-
-
-def response_of(error: BaseException):
-    """The Hub's reply behind an error that the client may have wrapped."""
-    return next((cause.response for cause in causes(error) if isinstance(cause, HfHubHTTPError)), None)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def final_error(error: Exception, target: Target) -> HubError | None:
-    """The error in words if a retry cannot help, else None."""
-    if isinstance(error, LocalTokenNotFoundError):
-        return HubError("No access token found. Log in with `hf auth login`, or set HF_TOKEN.", NO_TOKEN)
-    if isinstance(error, OfflineModeIsEnabled):
-        return HubError("HF_HUB_OFFLINE is set, so the Hub is not used. Unset it to publish.", NO_NETWORK)
-    if (response := response_of(error)) is None:
-        return None
-    said = server_message(response)
-    if "whoami" in str(response.url) and response.status_code == 401:
-        return HubError(
-            "The Hub does not accept this access token. Create one with write access at"
-            " https://huggingface.co/settings/tokens and log in with `hf auth login`.",
-            NO_TOKEN,
-        )
-    if response.status_code in (401, 403):
-        return HubError(
-            f"This token may not write to {target.path} ({said}). Ask its owner, use a token with write access, or"
-            " publish under your own name.",
-            NO_RIGHT,
-        )
-    if response.status_code == 404:
-        return HubError(f"The Hub has no {target.path} that this token may see ({said}).", WRONG_NAME)
-    if response.status_code in (400, 402, 413, 422) and "lfs" not in str(response.url):
-        return HubError(f"The Hub refused {target.path}: {said}.", REFUSED)
-    return None
-
-
-def given_up(error: Exception, target: Target) -> HubError:
-    response = response_of(error)
-    if response is not None and response.status_code in (409, 412):
-        return HubError(
-            f"Others kept committing to {target.path} at the same time, so nothing was published. Push again.",
-            CONFLICT,
-        )
-    return HubError(
-        f"The push to {target.path} failed: {reason(error)}. Push again later; it resumes from there.",
-        NO_NETWORK,
-    )
-
-
-def reason(error: BaseException) -> str:
-    """What happened, in a clause; never the request, whose headers hold the token."""
-    response = response_of(error)
-    if response is None:
-        for cause in causes(error):
-            if isinstance(cause, HTTPError | OSError):
-                return f"no connection to the Hub ({type(cause).__name__})"
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    if response.status_code in (409, 412):
-        return "somebody else committed at the same time"
-    if response.status_code == 429:
-        return "the Hub's rate limit was reached"
-    return f"the Hub answered {response.status_code} ({server_message(response)})"
-
-
-def server_message(response) -> str:
-    """Why the Hub refused: from a header, the reply's error, or a list of the errors in a card."""
-    if message := response.headers.get("X-Error-Message"):
-        return message
-    try:
-        said = response.json()
-    except ValueError:
-        return response.reason_phrase
-    errors = [found["message"].rstrip(".") for found in said.get("errors", ())]
-    return said.get("error") or "; ".join(errors) or response.reason_phrase
-
-
-def asked_pause(error: Exception, otherwise: float) -> float:
-    response = response_of(error)
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return max(float(asked), otherwise) if asked.isdigit() else otherwise

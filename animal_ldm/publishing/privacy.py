@@ -8,7 +8,7 @@ from .training_record import KNOWN_MODELS, UNET_PRESETS, effective_arguments
 # Arguments that say where a run kept its files: they had no effect on the model.
 PLACES = frozenset({"output_dir", "cache_dir", "out", "report_dir"})
 # Arguments that name a model on the Hub or a local folder with one.
-MODELS = frozenset({"vae", "text_encoder", "unet", "pretrained"})
+MODELS = frozenset({"vae", "text_encoder", "unet", "fork", "pretrained"})
 LOCAL_FOLDER, LOCAL_FILE, LOCAL_DATASET = "a local folder", "a local file", "a local dataset"
 
 
@@ -50,15 +50,24 @@ def public_value(name: str, value: Any, names: PublicNames) -> Any:
 def public_report(content: Any, names: PublicNames) -> Any:
     """A report without the names of local files, at any depth: paths, and the arguments of every stage."""
     if isinstance(content, dict):
-        return {
-            name: public_arguments(part, names)
-            if name in ("arguments", "defaults") and isinstance(part, dict)
-            else public_report(part, names)
-            for name, part in content.items()
-        }
+        return {name: _public_part(name, part, names) for name, part in content.items()}
     if isinstance(content, list):
         return [public_report(part, names) for part in content]
     return without_paths(content)
+
+
+def _public_part(name: str, part: Any, names: PublicNames) -> Any:
+    """The entry `name` of a report."""
+    if name in ("arguments", "defaults") and isinstance(part, dict):
+        return public_arguments(part, names)
+    if name == "argument_history" and isinstance(part, dict):
+        return {
+            argument: [{**entry, "value": public_value(argument, entry["value"], names)} for entry in entries]
+            for argument, entries in part.items()
+        }
+    if name == "forked_from" and isinstance(part, dict):
+        return {**part, "name": public_value("fork", part["name"], names)}
+    return public_report(part, names)
 
 
 def without_paths(value: Any) -> Any:

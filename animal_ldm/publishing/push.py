@@ -7,14 +7,15 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from .. import __version__
 from ..errors import InputError
 from .checks import file_size
 from .datasets import NOT_STATED, dataset_title, photo_terms, stage_dataset
-from .hub import HubError, check_access, check_model, check_target, differences, publish, staged_files, validate_card
+from .failures import HubError
+from .hub import check_access, check_model, check_target, differences, publish, staged_files, validate_card
 from .request import ModelSource, Statements, Target
 from .spaces import stage_space
 from .staging import stage_model
+from .transport import connect
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _run(push: Push, stage: Callable[[Path], None], model: str | None = None) ->
         HubError: the Hub refuses or fails.
         InputError: what should be published is not fit for it.
     """
-    api = HfApi(library_name="animal-ldm", library_version=__version__)
+    api = connect()
     check_target(push.target)
     if not push.dry_run:
         check_access(push.target, api, push.say)

@@ -23,7 +23,7 @@ from ..evaluation.gallery import read_gallery
 from ..evaluation.page import write_page
 from ..evaluation.results import read_results
 from ..files import without_nan, write_json, write_text
-from ..loading import check_pipeline_folder, load_pipeline
+from ..loading import check_pipeline_folder, load_pipeline, seal
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, sample_images
 from .architecture import describe, verify_digests
@@ -40,7 +40,6 @@ COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 CONFIGS = ("config.json", "tokenizer_config.json", "scheduler_config.json")
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 PIPELINE_FILE = "pipeline_animal_ldm.py"
 
 # With this class name, diffusers alone loads the model and runs no code of the repository. Our own class ignores it.
@@ -64,7 +63,6 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
         InputError: the model, a report or the card is not fit to be published.
     """
     check_pipeline_folder(source.model)
-    refuse_pickles(source.model)
     record = read_training_record(source.model)
     statements = complete(statements, record)
     pipeline = load_pipeline(str(source.model), "cpu")
@@ -77,6 +75,7 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     check_weights(out)
     shutil.copyfile(str(sys.modules[AnimalLDMPipeline.__module__].__file__), out / PIPELINE_FILE)
     write_model_index(source.model, out)
+    seal(out)
     report = public_report(record.raw, public_names(record, statements))
     write_json(out / "training_report.json", without_nan(report))  # reports of earlier versions may hold NaN
     evaluations = [stage_evaluation(folder, source, statements, pipeline, out) for folder in source.results]
@@ -90,15 +89,6 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
 
 
 # --- weights and configurations --------------------------------------------------------------------------------------
-
-
-def refuse_pickles(model: Path) -> None:
-    found = [file for name in COMPONENTS for file in sorted((model / name).iterdir()) if file.suffix in PICKLES]
-    if found:
-        raise InputError(
-            f"{found[0]} is a pickle, which can run code when it is loaded. Save the pipeline with"
-            " `save_pretrained(…, safe_serialization=True)` and delete the pickle."
-        )
 
 
 def copy_components(model: Path, out: Path) -> None:
@@ -194,7 +184,7 @@ def stage_evaluation(
             f" of {source.model}. Evaluate this model, or pass --results with the folder of its evaluation."
         )
     name = results.extractor.name
-    place = Path("evaluation", re.sub(r"[^\w.-]+", "-", name))
+    place = Path("evaluation", re.sub(r"[^\w.-]+", "-", name).strip(".") or "extractor")
     if (out / place).exists():
         raise InputError(f"--results names two evaluations with the extractor {name}. Pass one of them.")
     published = replace(

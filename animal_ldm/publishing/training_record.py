@@ -18,6 +18,7 @@ REQUIRED = ("arguments", "images_seen", "classes", "wall_time_seconds", "co2_kg"
 # Arguments that a trainer ignores once it starts from trained weights: the weights' own configuration holds.
 OVERRIDDEN_BY_PRETRAINED = ("preset", "latent_channels", "downsample_factor")
 OVERRIDDEN_BY_DECODER_ONLY = ("kl_weight",)
+OVERRIDDEN_BY_FORK = ("unet", "dropout")
 
 # What --unet may be for a UNet with random weights, beside a .json file with its configuration.
 UNET_PRESETS = ("tiny", "small", "medium", "large")
@@ -77,6 +78,7 @@ def effective_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a training that had an effect."""
     ignored = OVERRIDDEN_BY_PRETRAINED if arguments.get("pretrained") else ()
     ignored += OVERRIDDEN_BY_DECODER_ONLY if arguments.get("decoder_only") else ()
+    ignored += OVERRIDDEN_BY_FORK if arguments.get("fork") else ()
     return {name: value for name, value in arguments.items() if name not in ignored}
 
 
@@ -118,7 +120,7 @@ class TrainingRecord(Stage):
     @property
     def unet_from_scratch(self) -> bool:
         unet = str(self.arguments.get("unet", "medium"))
-        return unet in UNET_PRESETS or unet.endswith(".json")
+        return not self.arguments.get("fork") and (unet in UNET_PRESETS or unet.endswith(".json"))
 
     @property
     def random_parts(self) -> list[str]:
@@ -126,7 +128,7 @@ class TrainingRecord(Stage):
         stages = self.autoencoder_stages
         parts = {
             "UNet": self.unet_from_scratch,
-            "text encoder": self.trains_text_encoder,
+            "text encoder": self.trains_text_encoder and not self.arguments.get("fork"),
             "autoencoder": bool(stages) and stages[0].pretrained is None,
         }
         return [name for name, from_scratch in parts.items() if from_scratch]

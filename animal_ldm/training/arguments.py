@@ -1,15 +1,18 @@
 """Arguments of the two trainers, in the groups that `--help` shows, and their ranges.
 
-The comment above a field is its help. Nothing slow is imported here: `--help` reads this module.
+The comment above a field is its help. Its type says what becomes of another value when a run is resumed, see `kinds`.
+Nothing slow is imported here: `--help` reads this module.
 """
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
 from ..errors import InputError
 from ..sampling import Sampling
+from .kinds import Content, Free, Identity, Irrelevant
 
 # --- shared by both trainers -----------------------------------------------------------------------------------------
 
@@ -19,20 +22,20 @@ class DataOptions:
     """Photos to train on, and folders."""
 
     # Prepared dataset, as `animal-ldm prepare` writes it.
-    data: str
+    data: Content[str]
     # Folder for the result with its report, for sample images, logs and checkpoints.
-    output_dir: str
+    output_dir: Irrelevant[str]
     # Side of the images the model is trained on, in pixels.
-    image_size: int = 128
+    image_size: Identity[int] = 128
     # Folder that keeps computed arrays (pixels, latents, embeddings) between runs. Default: $ANIMAL_LDM_CACHE, else
     # a folder in the Hugging Face cache.
-    cache_dir: str | None = None
+    cache_dir: Irrelevant[str | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions:
     # Local file with the SqueezeNet 1.1 backbone, in safetensors format. Default: download torchvision's weights.
-    squeezenet_weights: Annotated[str | None, tyro.conf.arg(aliases=["--perceptual_weights"])] = None
+    squeezenet_weights: Annotated[Content[str | None], tyro.conf.arg(aliases=["--perceptual_weights"])] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +43,23 @@ class OptimisationOptions:
     """Length of the run and optimizer (AdamW)."""
 
     # Length of the run, in passes over the training photos; fractions are allowed.
-    num_epochs: float = 60
+    num_epochs: Free[float] = 60
     # Photos per optimizer step, summed over all processes and accumulation steps.
-    batch_size: int = 128
+    batch_size: Identity[int] = 128
     # Backward passes per optimizer step in each process.
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Irrelevant[int] = 1
     # Peak learning rate.
-    learning_rate: float = 1e-4
+    learning_rate: Free[float] = 1e-4
     # Optimizer steps of linear warm-up to the peak learning rate.
-    num_warmup_steps: int = 500
+    num_warmup_steps: Free[int] = 500
     # Learning rate after the warm-up.
-    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_schedule: Free[Literal["constant", "cosine"]] = "constant"
     # Gradients are clipped to this norm.
-    max_grad_norm: float = 1.0
+    max_grad_norm: Free[float] = 1.0
     # Half-life of the averaged weights (EMA), in photos; shorter early in the run.
-    ema_half_life: float = 50_000
+    ema_half_life: Free[float] = 50_000
     # Seed of all randomness: weights, data order, noise, timesteps and dropout.
-    seed: int = 423432
+    seed: Identity[int] = 423432
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +67,18 @@ class LoggingOptions:
     """Validation, checkpoints and logs."""
 
     # Photos between two validations.
-    validate_every: int = 50_000
+    validate_every: Irrelevant[int] = 50_000
     # Photos between two checkpoints.
-    checkpoint_every: int = 50_000
+    checkpoint_every: Irrelevant[int] = 50_000
     # Number of checkpoints to keep.
-    checkpoints_total_limit: int = 2
+    checkpoints_total_limit: Irrelevant[int] = 2
     # Resume from the newest checkpoint in OUTPUT_DIR.
-    resume: bool = False
+    resume: Irrelevant[bool] = False
     # Trackers, separated by commas (tensorboard, wandb, …), or none.
-    report_to: str = "tensorboard"
+    report_to: Irrelevant[str] = "tensorboard"
     # Country of the machine: ISO code with three letters, such as FRA or USA. Without it, energy use and CO2
     # emissions are not measured.
-    country: str | None = None
+    country: Irrelevant[str | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +86,9 @@ class MachineOptions:
     """Speed and memory."""
 
     # Number type of the forward pass.
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Free[Literal["no", "bf16", "fp16"]] = "no"
     # Compile the network with torch.compile.
-    compile: bool = False
+    compile: Irrelevant[bool] = False
 
 
 # Dataclasses order their fields from the last base to the first, so the groups are listed backwards.
@@ -138,23 +141,24 @@ class PipelineOptions:
     """Networks of the pipeline."""
 
     # Autoencoder: Hub id or folder. It stays frozen.
-    vae: str = "stabilityai/sd-vae-ft-mse"
+    vae: Content[str] = "stabilityai/sd-vae-ft-mse"
     # Text encoder with its tokenizer: Hub id or folder, used frozen; or "scratch" for a small one that is trained
     # jointly with the UNet.
-    text_encoder: str = "openai/clip-vit-large-patch14"
+    text_encoder: Content[str] = "openai/clip-vit-large-patch14"
     # UNet: a new one of size tiny, small, medium or large (4, 11, 42 or 75 million parameters) or of a config.json; or
     # trained weights to start from (Hub id or folder).
-    unet: str = "medium"
-    # Pipeline of another run, folder or Hub id, to start from: this run takes its UNet in place of --unet, and with
-    # --text_encoder scratch also the weights of its text encoder; words that it does not know start at random.
-    fork: str | None = None
+    unet: Content[str] = "medium"
+    # Start a new run from the weights of another one: its OUTPUT_DIR, finished or not, a pipeline folder or a Hub id.
+    # This run takes its UNet in place of --unet, and with --text_encoder scratch also the weights of its text encoder;
+    # words that it does not know start at random.
+    fork: Content[str | None] = None
     # Dropout in the residual blocks of a new UNet of one of the four sizes.
-    dropout: float = 0.0
+    dropout: Identity[float] = 0.0
     # Scheduler of the saved pipeline, also used for sample grids. To change it in a finished run, pass another one
     # with --resume.
-    scheduler: Literal["ddim", "euler_ancestral", "sde_dpm"] = "ddim"
+    scheduler: Free[Literal["ddim", "euler_ancestral", "sde_dpm"]] = "ddim"
     # Number type of the saved UNet and autoencoder. They load as float32 by default either way.
-    save_dtype: Literal["float32", "float16"] = "float32"
+    save_dtype: Free[Literal["float32", "float16"]] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,18 +166,18 @@ class DiffusionOptions(ObjectiveOptions):
     """What the UNet learns."""
 
     # Timesteps of the diffusion process.
-    num_ddpm_steps: int = 1000
+    num_ddpm_steps: Identity[int] = 1000
     # What the UNet predicts.
-    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    prediction_type: Identity[Literal["epsilon", "v_prediction"]] = "v_prediction"
     # Gamma of min-SNR loss weighting. None gives all timesteps the same weight.
-    snr_gamma: float | None = 5.0
+    snr_gamma: Identity[float | None] = 5.0
     # Weight of representation alignment (REPA): the middle of the UNet learns to predict SqueezeNet's features of the
     # photo. 0 turns it off; 0.5 works well.
-    alignment_weight: float = 0.0
+    alignment_weight: Identity[float] = 0.0
     # Fraction of captions replaced by the empty caption, for classifier-free guidance.
-    caption_dropout: float = 0.1
+    caption_dropout: Identity[float] = 0.1
     # Show every class equally often instead of every photo.
-    balance_classes: bool = False
+    balance_classes: Identity[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +185,7 @@ class DiffusionOptimisationOptions(OptimisationOptions):
     """Length of the run and optimizer (AdamW)."""
 
     # Weight decay.
-    weight_decay: float = 0.01
+    weight_decay: Free[float] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,16 +194,16 @@ class DiffusionLoggingOptions(LoggingOptions, Sampling):
     during training."""
 
     # Images per class in the sample grid that each validation writes.
-    samples_per_class: int = 4
+    samples_per_class: Irrelevant[int] = 4
     # Photos between two evaluations of the averaged weights: KID of samples against the validation photos. The best
     # weights go to OUTPUT_DIR/best. 0 turns evaluation off.
-    eval_every: int = 0
+    eval_every: Irrelevant[int] = 0
     # Samples per evaluation.
-    eval_images: int = 1024
+    eval_images: Free[int] = 1024
     # Feature extractor of the evaluation, as in `animal-ldm evaluate`.
-    eval_extractor: str = "inception"
+    eval_extractor: Free[str] = "inception"
     # File or folder with the extractor's weights, as in `animal-ldm evaluate`.
-    extractor_weights: Annotated[str | None, tyro.conf.arg(aliases=["--eval_weights"])] = None
+    extractor_weights: Annotated[Free[str | None], tyro.conf.arg(aliases=["--eval_weights"])] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +211,9 @@ class DiffusionMachineOptions(MachineOptions):
     """Speed and memory."""
 
     # Attention kernels: PyTorch's own, or those of xformers (install animal-ldm[xformers]; needs a supported GPU).
-    attention: Literal["sdpa", "xformers"] = "sdpa"
+    attention: Irrelevant[Literal["sdpa", "xformers"]] = "sdpa"
     # Recompute activations in the backward pass: saves memory, takes longer.
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Irrelevant[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +249,11 @@ class TrainingArguments(
         check_fraction(self, "caption_dropout", "dropout")
         if self.snr_gamma is not None:
             check_positive(self, "snr_gamma")
+        if self.fork is not None and Path(self.fork).resolve() == Path(self.output_dir).resolve():
+            raise InputError(
+                f"--fork and --output_dir are the same folder, {self.output_dir}. A fork is a new run: choose another"
+                " --output_dir. To go on with the old one, pass --resume."
+            )
         if self.num_inference_steps > self.num_ddpm_steps:
             raise InputError(
                 f"--num_inference_steps must be at most --num_ddpm_steps, {self.num_ddpm_steps}, but is"
@@ -264,16 +273,16 @@ class AutoencoderOptions:
     """The network: a new one, or a trained one to start from."""
 
     # Size of a new autoencoder: 3, 11, 21 or 84 million parameters with a downsampling factor of 8. Default: small.
-    preset: Literal["tiny", "small", "medium", "large"] | None = None
+    preset: Identity[Literal["tiny", "small", "medium", "large"] | None] = None
     # Pixels per latent along each side of a new autoencoder: 2, 4 or 8. Default: 8.
-    downsample_factor: int | None = None
+    downsample_factor: Identity[int | None] = None
     # Latent channels of a new autoencoder, usually 4 to 16. Default: 4.
-    latent_channels: int | None = None
+    latent_channels: Identity[int | None] = None
     # Trained autoencoder to start from instead: Hub id or folder.
-    pretrained: str | None = None
+    pretrained: Content[str | None] = None
     # Train only the decoder of --pretrained. Its latents stay the same, so diffusion models that were trained on them
     # stay valid.
-    decoder_only: bool = False
+    decoder_only: Identity[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,23 +290,23 @@ class ReconstructionOptions(ObjectiveOptions):
     """Weights of the loss, relative to the L1 distance between photo and reconstruction."""
 
     # Weight of LPIPS. 0 turns it off.
-    perceptual_weight: float = 1.0
+    perceptual_weight: Identity[float] = 1.0
     # Weight of the L1 distance between images downsampled to the size of the latent. Without it, colours are learned
     # very late.
-    coarse_weight: float = 1.0
+    coarse_weight: Identity[float] = 1.0
     # Weight of the KL divergence, summed over the latent and divided by the number of pixel values. Default: 1e-6. It
     # has no effect with --decoder_only.
-    kl_weight: float | None = None
+    kl_weight: Identity[float | None] = None
     # Input of the discriminator: patches of pixels, or LPIPS features of a random window (projected GAN), which learns
     # faster and takes less time.
-    discriminator: Literal["patches", "features"] = "patches"
+    discriminator: Identity[Literal["patches", "features"]] = "patches"
     # Weight of the adversarial loss. 0 turns it off.
-    discriminator_weight: float = 0.5
+    discriminator_weight: Identity[float] = 0.5
     # Fraction of the run after which the adversarial loss starts.
-    discriminator_start: float = 0.6
+    discriminator_start: Free[float] = 0.6
     # Fraction of batches whose latents are scaled and rotated, to be decoded into photos scaled and rotated the same
     # way (EQ-VAE). This makes the latents easier to learn for a diffusion model.
-    equivariance: float = 0.0
+    equivariance: Identity[float] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,17 +314,17 @@ class AutoencoderOptimisationOptions(OptimisationOptions):
     """Length of the run and optimizers (AdamW)."""
 
     # Photos per optimizer step, summed over all processes and accumulation steps.
-    batch_size: int = 16
+    batch_size: Identity[int] = 16
     # Peak learning rate.
-    learning_rate: float = 4e-4
+    learning_rate: Free[float] = 4e-4
     # Optimizer steps of linear warm-up to the peak learning rate.
-    num_warmup_steps: int = 200
+    num_warmup_steps: Free[int] = 200
     # Learning rate after the warm-up.
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    lr_schedule: Free[Literal["constant", "cosine"]] = "cosine"
     # Learning rate of the discriminator. It is constant.
-    discriminator_learning_rate: float = 1e-4
+    discriminator_learning_rate: Free[float] = 1e-4
     # Half-life of the averaged weights (EMA), in photos; shorter early in the run.
-    ema_half_life: float = 10_000
+    ema_half_life: Free[float] = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,11 +332,11 @@ class AutoencoderLoggingOptions(LoggingOptions):
     """Validation, checkpoints and logs."""
 
     # Photos between two validations.
-    validate_every: int = 10_000
+    validate_every: Irrelevant[int] = 10_000
     # Photos used for each validation. The last validation uses all of the validation split.
-    validation_images: int = 256
+    validation_images: Free[int] = 256
     # Photos between two checkpoints.
-    checkpoint_every: int = 10_000
+    checkpoint_every: Irrelevant[int] = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)

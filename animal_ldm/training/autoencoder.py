@@ -7,6 +7,7 @@ with a second L1 between the images downsampled to the size of the latent.
 # diffusers annotates configs, outputs and tensors too narrowly for a type checker.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..data.prepared import PreparedSplit, load_split
-from ..digest import encoder_digest
+from ..digest import encoder_digest, network_digest
 from ..errors import InputError
+from ..files import whole_folder
 from ..loading import load_component
 from ..perceptual import PerceptualDistance
 from ..pixels import to_model_range, to_uint8
@@ -31,6 +33,7 @@ from .crops import center_crop, pixel_array, random_crops
 from .discriminator import FeatureDiscriminator, PatchDiscriminator, adaptive_weight, fooling_loss, hinge_loss
 from .ema import EMA
 from .equivariance import Transform, random_transform
+from .guard import guarded
 from .models import autoencoder_architecture, build_autoencoder, downsample_factor
 from .normalisation import latent_statistics, normalize_latents
 from .run import Run, accumulate, learning_rate_schedule, start_accelerator
@@ -43,6 +46,7 @@ DIGEST_NOTES = {
 }
 
 
+@guarded
 def train(arguments: AutoencoderArguments) -> Path | None:
     """Train as `arguments` say, see `AutoencoderArguments`.
 
@@ -70,7 +74,8 @@ def train(arguments: AutoencoderArguments) -> Path | None:
             f" that is a multiple of 4, but these are {size} and {latent_size}."
         )
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if arguments.perceptual_weight else None
-    run = Run(accelerator, arguments, identity_of(arguments, train_split, vae), len(train_split))
+    identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)
+    run = Run(accelerator, arguments, identity, len(train_split))
     trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
     run.resume(**trainer.parts())
 
@@ -150,12 +155,22 @@ def load_or_build(arguments: AutoencoderArguments) -> AutoencoderKL:
     return vae
 
 
-def identity_of(arguments: AutoencoderArguments, train_split: PreparedSplit, vae: AutoencoderKL) -> dict[str, Any]:
-    """What the run is made of: it cannot be resumed with anything else."""
+def identity_of(
+    arguments: AutoencoderArguments,
+    splits: Sequence[PreparedSplit],
+    vae: AutoencoderKL,
+    perceptual: PerceptualDistance | None,
+) -> dict[str, Any]:
+    """Digests of what the run is made of, see `Run`. Call it before training: the network has its first weights.
+
+    Args:
+        splits: train and validation.
+    """
     return {
-        "data": train_split.fingerprint,
-        "vae": tuple(vae.config.block_out_channels),
-        "discriminator": arguments.discriminator,
+        "data": splits[0].fingerprint,
+        "data.validation": splits[1].fingerprint,
+        "pretrained": network_digest(vae, weights=arguments.pretrained is not None),
+        "squeezenet_weights": perceptual and perceptual.backbone_digest(),
     }
 
 
@@ -358,7 +373,8 @@ def save_autoencoder(
             "latent_mean_before_normalisation": mean.tolist(),
             "latent_std_before_normalisation": std.tolist(),
         }
-    vae.save_pretrained(run.output_dir / "vae")
+    with whole_folder(run.output_dir / "vae") as partial:
+        vae.save_pretrained(partial)
     run.write_report(
         **normalisation,
         scaling_factor=vae.config.scaling_factor,

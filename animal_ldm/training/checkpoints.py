@@ -1,15 +1,24 @@
 """Checkpoints of a run: one file each, written whole or not at all; older ones are deleted only afterwards."""
 
+import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..digest import state_digest
 from ..errors import InputError
 from ..files import whole_file
+from ..locks import check_space
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
+
+# What a checkpoint may lack: it depends on --mixed_precision, or is not in those of earlier versions.
+OPTIONAL = ("scaler", "configs")
 
 
 def checkpoint_paths(output_dir: str | Path) -> list[Path]:
@@ -29,8 +38,12 @@ def save_checkpoint(
     """
     final = Path(output_dir, FOLDER, f"images-{images_seen:010d}.pt")
     states = {name: part.state_dict() for name, part in parts.items()}
+    checkpoint = {"images_seen": images_seen, "identity": identity, "states": states}
+    checkpoint["digest"] = state_digest(checkpoint)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    check_space(final.parent, tensor_bytes(states), "The next checkpoint")
     with whole_file(final) as partial, partial.open("wb") as file:
-        torch.save({"images_seen": images_seen, "identity": identity, "states": states}, file)
+        torch.save(checkpoint, file)
         file.flush()
         os.fsync(file.fileno())  # the older checkpoints are deleted next
     for old in checkpoint_paths(output_dir)[:-keep]:
@@ -38,27 +51,89 @@ def save_checkpoint(
     return final
 
 
+def tensor_bytes(value: Any) -> int:
+    """Size of all tensors, at any depth."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(tensor_bytes, parts))
+
+
 def load_checkpoint(output_dir: str | Path, identity: dict[str, Any], parts: dict[str, Any]) -> int:
     """Load the newest checkpoint into `parts`; returns the images seen, 0 if there is no checkpoint.
 
+    Checkpoints of earlier versions lack entries of `identity`. They are loaded, with a warning that names these.
+
     Raises:
-        InputError: the checkpoint belongs to another run (data, autoencoder, network, batch size or seed differ).
+        InputError: the checkpoint belongs to another run, is damaged, or does not fit the networks.
     """
     paths = checkpoint_paths(output_dir)
     if not paths:
         return 0
-    checkpoint = torch.load(paths[-1], map_location="cpu", weights_only=True)
-    stored = checkpoint["identity"]
-    changed = [name for name in {**stored, **identity} if stored.get(name) != identity.get(name)]
-    if changed:
-        differences = "; ".join(f"{name} was {stored.get(name)!r}, is {identity.get(name)!r}" for name in changed)
-        raise InputError(
-            f"{paths[-1]} belongs to another run: {differences}. Resume with the same values, or choose another"
-            " --output_dir."
-        )
+    checkpoint = read_checkpoint(paths[-1])
+    check_identity(paths[-1], checkpoint["identity"], identity)
     for name, part in parts.items():
-        part.load_state_dict(checkpoint["states"][name])
+        if name in OPTIONAL and name not in checkpoint["states"]:
+            continue
+        try:
+            part.load_state_dict(checkpoint["states"][name])
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"The {name} in {paths[-1]} does not fit this run ({reason}). Resume with the arguments that the run"
+                " was started with, or choose another --output_dir."
+            ) from error
     return checkpoint["images_seen"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint: `images_seen`, `identity` and `states`. No code in it is run.
+
+    Raises:
+        InputError: the file is damaged or not a checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        stored = checkpoint.pop("digest", None)  # earlier versions wrote none
+        if stored is not None and stored != state_digest(checkpoint):
+            raise ValueError("its content does not have the digest it was written with")
+        if not {"images_seen", "identity", "states"} <= checkpoint.keys():
+            raise ValueError("it is not a checkpoint of a run")
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except pickle.UnpicklingError:
+        reason = "it holds something other than tensors and plain values, which is never loaded"
+    else:
+        return checkpoint
+    older = [other for other in checkpoint_paths(path.parent.parent) if other < path]
+    instead = f"to resume from {older[-1].name}" if older else "to start again"
+    raise InputError(f"{path} is damaged: {reason}. Delete it {instead}.")
+
+
+def check_identity(path: Path, stored: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise an `InputError` with both values of whatever differs; warn of what an earlier version did not record."""
+    # An earlier version called a UNet by its path, and the size of an autoencoder "vae".
+    earlier = {"unet"} if isinstance(stored.get("aligned"), bool) else set()
+    comparable = [name for name in identity if name in stored and name not in earlier]
+    changed = [name for name in comparable if stored[name] != identity[name]]
+    if changed:
+        differences = "; ".join(f"{name} was {_shown(stored[name])}, is {_shown(identity[name])}" for name in changed)
+        raise InputError(
+            f"{path} belongs to another run: {differences}. Resume with the same values, or choose another"
+            " --output_dir, where `train --fork` or `train-autoencoder --pretrained` can start from earlier weights."
+        )
+    if unknown := [name for name in identity if name not in comparable]:
+        logger.warning(
+            "%s is of an earlier version, which did not record %s. Make sure that they are the same.",
+            path,
+            ", ".join(unknown),
+        )
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; digests are cut."""
+    words = str(value).split(" ")
+    return " ".join(word[:12] + "…" if len(word) == 64 else word for word in words)
 
 
 def prepare_output_dir(output_dir: str | Path, resume: bool) -> None:

@@ -3,7 +3,6 @@
 # diffusers annotates configs, outputs and tensors too narrowly for a type checker.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel
 
 from ..errors import InputError
+from ..inspection import described_network
 from ..loading import load_component
 
 # Group normalisation needs several channels per group. It removes the mean and scale of each group over the image, so
@@ -119,10 +119,18 @@ def load_unet(
     if name.endswith(".json"):
         if not Path(name).is_file():
             raise InputError(f"--unet {name}: no such file; expected the config.json of a UNet2DConditionModel.")
-        unet = UNet2DConditionModel.from_config(json.loads(Path(name).read_text()))
+        unet = UNet2DConditionModel.from_config(described_network(Path(name), "unet").config)
     else:
         new = f"a new UNet needs no download: --unet {', '.join(UNETS)}"
         unet = load_component(UNet2DConditionModel, name, "unet", offline=new)
+    check_unet(unet, f"--unet {name}", latent_size, latent_channels, cross_attention_dim)
+    return unet
+
+
+def check_unet(
+    unet: UNet2DConditionModel, name: str, latent_size: int, latent_channels: int, cross_attention_dim: int
+) -> None:
+    """Raise an `InputError` unless a UNet fits the autoencoder and the text encoder."""
     expected = {
         "sample_size": latent_size,
         "in_channels": latent_channels,
@@ -132,10 +140,9 @@ def load_unet(
     found = {key: unet.config[key] for key in expected}
     if found != expected:
         raise InputError(
-            f"--unet {name} does not fit the autoencoder and the text encoder: expected a UNet with {expected}, but it"
-            f" has {found}. Choose another UNet, autoencoder or text encoder."
+            f"{name} does not fit the autoencoder and the text encoder: expected a UNet with {expected}, but it has"
+            f" {found}. Choose another UNet, autoencoder or text encoder."
         )
-    return unet
 
 
 def use_attention(unet: UNet2DConditionModel, attention: str, device: torch.device) -> None:

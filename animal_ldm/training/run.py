@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from PIL import Image
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -20,6 +21,7 @@ from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
 from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
+from .kinds import Kind, arguments_of
 from .page import write_page
 from .stream import micro_batches
 
@@ -84,11 +86,30 @@ def accumulate(accelerator: Accelerator, model: torch.nn.Module, arguments: RunA
             yield piece
 
 
+@contextlib.contextmanager
+def own_settings(parts: Iterable[Any]) -> Iterator[None]:
+    """Optimizers and schedules that load their state within this context keep the settings they were made with."""
+    parts = list(parts)
+    optimizers = [part for part in parts if hasattr(part, "param_groups")]
+    settings = [[{**group, "params": None} for group in optimizer.param_groups] for optimizer in optimizers]
+    schedules = [(part, part.base_lrs) for part in parts if isinstance(part, LambdaLR)]
+    yield
+    for optimizer, kept in zip(optimizers, settings, strict=True):
+        for group, own in zip(optimizer.param_groups, kept, strict=True):
+            group.update({name: value for name, value in own.items() if name != "params"})
+    for schedule, base_lrs in schedules:
+        schedule.base_lrs = base_lrs
+        rates = zip(schedule.optimizer.param_groups, base_lrs, schedule.lr_lambdas, strict=True)
+        for group, base_lr, factor in rates:
+            group["lr"] = base_lr * factor(schedule.last_epoch)
+
+
 class Run:
     """One training run, its progress counted in images.
 
     Args:
-        identity: what the run is made of, as plain values; it can only be resumed with the same.
+        identity: digests of what the run is made of, by name: that of the argument (of kind `CONTENT`) that stands
+            for it, or `argument.part`. The run can only be resumed with the same.
         photos: in the training split. The length of the run is rounded up to whole batches.
     """
 
@@ -97,11 +118,14 @@ class Run:
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.batch_size = arguments.batch_size
-        self.identity = {**identity, "batch_size": self.batch_size, "seed": arguments.seed}
+        self.identity = {**identity, **arguments_of(arguments, Kind.IDENTITY)}
         self.total_steps = max(1, -(-round(arguments.num_epochs * photos) // self.batch_size))
         self.total_images = self.total_steps * self.batch_size
         self.images_seen = 0
         self.history: list[dict[str, float]] = []
+        # {argument: [{"images_seen": when it applied first, "value": …}, …]}, of the free ones that were changed
+        self.argument_history: dict[str, list[dict[str, Any]]] = {}
+        self.stored_arguments: dict[str, Any] = {}
         self.meter = Meter(arguments.country if accelerator.is_main_process else None, accelerator.num_processes)
         self.losses: dict[str, list[torch.Tensor]] = {}
         self.bar = tqdm(disable=True)
@@ -114,13 +138,33 @@ class Run:
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
         if self.arguments.resume:
-            self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
+            with own_settings(self.parts.values()):
+                self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
+            self._announce_changes()
+
+    def _announce_changes(self) -> None:
+        """Note the free arguments that have other values than in the checkpoint."""
+        for name, value in arguments_of(self.arguments, Kind.FREE).items():
+            stored = self.stored_arguments.get(name, value)  # a new argument of this version was not there
+            if stored == value:
+                continue
+            entries = self.argument_history.setdefault(name, [{"images_seen": 0, "value": stored}])
+            entries.append({"images_seen": self.images_seen, "value": value})
+            if self.accelerator.is_main_process:
+                logger.info("From image %d on: --%s %s (before: %s)", self.images_seen, name, value, stored)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {
+            "history": self.history,
+            "arguments": arguments_of(self.arguments, Kind.FREE),
+            "argument_history": self.argument_history,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = state["history"]
+        # checkpoints of earlier versions lack these
+        self.stored_arguments = state.get("arguments", {})
+        self.argument_history = state.get("argument_history", {})
 
     def steps(self) -> Iterator[int]:
         """Yield `images_seen` at the start of each step; the caller trains on a batch, then calls `advance()`."""
@@ -167,9 +211,13 @@ class Run:
         self.history.append({"images_seen": self.images_seen, **values})
         self.accelerator.log(values, step=self.images_seen)
 
-    def values(self, name: str) -> list[float]:
-        """Everything logged under `name` so far."""
-        return [entry[name] for entry in self.history if name in entry]
+    def values(self, name: str, of: Sequence[str] = ()) -> list[float]:
+        """Everything logged under `name` so far, or since one of the arguments `of` was changed."""
+        changed = max(
+            (self.argument_history[other][-1]["images_seen"] for other in of if other in self.argument_history),
+            default=-1,
+        )
+        return [entry[name] for entry in self.history if name in entry and entry["images_seen"] > changed]
 
     def log_image(self, name: str, image: Image.Image) -> None:
         """Write `image` to `samples/<name>-<images_seen>.png`, and to the trackers that accept images."""
@@ -193,6 +241,7 @@ class Run:
         return without_nan(
             {
                 "arguments": self.arguments.record(),
+                "argument_history": self.argument_history,
                 "identity": self.identity,
                 "images_seen": self.images_seen,
                 **results,

@@ -8,7 +8,7 @@ photos -> latents (encoded once) -> noise added -> UNet -> loss; averaged weight
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..data.prepared import PreparedSplit, load_split
-from ..digest import encoder_digest, pipeline_digest
+from ..digest import encoder_digest, network_digest, pipeline_digest, weights_digest
 from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
@@ -27,12 +27,16 @@ from ..pipeline_animal_ldm import AnimalLDMPipeline
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
 from .batches import Batch, DiffusionProcess, EncodedPhotos
-from .cache import Cache
+from .cache import Cache, fingerprint
 from .cost import autoencoder_record
 from .ema import EMA
+from .fork import Configs, read_fork
+from .guard import guarded
 from .latents import latent_moments
 from .models import (
+    UNETS,
     autoencoder_architecture,
+    check_unet,
     downsample_factor,
     load_unet,
     text_encoder_architecture,
@@ -65,6 +69,7 @@ DIGEST_NOTES = {
 }
 
 
+@guarded
 def train(arguments: TrainingArguments) -> Path | None:
     """Train as `arguments` say, see `TrainingArguments`.
 
@@ -89,7 +94,8 @@ def train(arguments: TrainingArguments) -> Path | None:
         else None
     )
 
-    run = Run(accelerator, arguments, identity_of(arguments, train_split, networks), len(train_split))
+    identity = identity_of(arguments, (train_split, validation_split), networks, perceptual)
+    run = Run(accelerator, arguments, identity, len(train_split))
     photos, validation_photos = encode_photos(
         Cache(accelerator, arguments.cache_dir), arguments, networks, perceptual, train_split, validation_split
     )
@@ -103,7 +109,7 @@ def train(arguments: TrainingArguments) -> Path | None:
         )
 
     trainer = Trainer(accelerator, arguments, networks, run.total_steps)
-    run.resume(**trainer.parts())
+    run.resume(**trainer.parts(), configs=trained_configs(networks))
     pipeline = build_pipeline(arguments, networks, train_split.classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
@@ -152,6 +158,7 @@ class Networks:
     unet: UNet2DConditionModel
     projector: torch.nn.Module | None
     text_is_trained: bool
+    forked_from: dict[str, Any] | None  # see `Fork.record`
 
 
 def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: torch.device) -> Networks:
@@ -164,29 +171,59 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
     tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, texts)
     text_is_trained = arguments.text_encoder == "scratch"
-    if arguments.fork is not None and text_is_trained:
-        missing = take_over(tokenizer, text_encoder, *load_text_encoder(arguments.fork, ()))
-        logger.info("%d of %d tokens are not in %s; they start at random", missing, len(tokenizer), arguments.fork)
+    fork = read_fork(arguments.fork, with_text=text_is_trained) if arguments.fork else None
+    if fork and fork.text:
+        missing = take_over(tokenizer, text_encoder, *fork.text)
+        logger.info("%d of %d tokens are not in %s; they start at random", missing, len(tokenizer), fork.name)
     text_encoder.to(device).train(text_is_trained).requires_grad_(text_is_trained)
     latent_size = arguments.image_size // downsample_factor(vae)
-    unet = load_unet(
-        arguments.fork or arguments.unet, latent_size, vae.config.latent_channels, text_encoder.config.hidden_size, arguments.dropout
-    ).train()
+    fit = (latent_size, vae.config.latent_channels, text_encoder.config.hidden_size)
+    if fork:
+        unet = fork.unet
+        unet.register_to_config(sample_size=latent_size)  # its convolutions work at any
+        check_unet(unet, f"--fork {fork.name}", *fit)
+    else:
+        unet = load_unet(arguments.unet, *fit, arguments.dropout)
+    unet.train()
     use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     projector = build_projector(unet.config.block_out_channels[-1]) if arguments.alignment_weight > 0 else None
-    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained)
+    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained, fork and fork.record())
 
 
-def identity_of(arguments: TrainingArguments, train_split: PreparedSplit, networks: Networks) -> dict[str, Any]:
-    """What the run is made of: it cannot be resumed with anything else."""
+def identity_of(
+    arguments: TrainingArguments,
+    splits: Sequence[PreparedSplit],
+    networks: Networks,
+    perceptual: PerceptualDistance | None,
+) -> dict[str, Any]:
+    """Digests of what the run is made of, see `Run`. Call it before training: the networks have their first weights.
+
+    Args:
+        splits: train and validation.
+    """
+    unet, tokenizer = networks.unet, networks.tokenizer
+    new = arguments.unet in UNETS or arguments.unet.endswith(".json")
+    new_text = networks.text_is_trained and not arguments.fork
     return {
-        "data": train_split.fingerprint,
+        "data": splits[0].fingerprint,
+        "data.captions": fingerprint(splits[0].captions, splits[0].labels),
+        "data.validation": fingerprint(splits[1].fingerprint, splits[1].captions),
         "vae": encoder_digest(networks.vae),
-        "unet": arguments.fork or arguments.unet,
-        "aligned": networks.projector is not None,
+        "vae.scaling_factor": networks.vae.config.scaling_factor,
+        "text_encoder": "scratch" if new_text else weights_digest(networks.text_encoder),
+        "text_encoder.tokenizer": fingerprint(tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length),
+        "unet": network_digest(unet, weights=not new or arguments.fork is not None),
+        "fork": networks.forked_from and fingerprint(networks.forked_from["digests"]),
+        "squeezenet_weights": perceptual and perceptual.backbone_digest(),
     }
+
+
+def trained_configs(networks: Networks) -> Configs:
+    """For the checkpoints."""
+    text_encoder = networks.text_encoder if networks.text_is_trained else None
+    return Configs(networks.unet, networks.tokenizer, text_encoder)
 
 
 def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: list[str]) -> AnimalLDMPipeline:
@@ -317,4 +354,5 @@ def write_report(run: Run, train_split: PreparedSplit, networks: Networks, autoe
         digests={"encoder": encoder_digest(saved.vae), "pipeline": pipeline_digest(saved)},
         digest_notes=DIGEST_NOTES,
         autoencoder=autoencoder,
+        forked_from=networks.forked_from,
     )

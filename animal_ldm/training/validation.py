@@ -7,7 +7,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,11 @@ from ..data.captions import with_article
 from ..evaluation.extractors import Extractor
 from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
-from ..files import cache_root, without_nan, write_json
+from ..files import cache_root, whole_folder, without_nan, write_json
+from ..loading import seal
+from ..locks import check_space
 from ..pipeline_animal_ldm import AnimalLDMPipeline
-from ..sampling import sample_images
+from ..sampling import Sampling, sample_images
 from .arguments import TrainingArguments
 from .batches import Batch
 from .objective import Denoiser, diffusion_loss, training_target
@@ -64,14 +66,30 @@ def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Im
     return make_image_grid(images, rows=len(classes), cols=columns)
 
 
+SMALL_FILES = 8 << 20  # bytes of a pipeline beside its weights, at most: a tokenizer, configurations
+
+
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
-    """Write the pipeline, its UNet and autoencoder in `dtype`.
+    """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`.
 
     The text encoder stays float32, because transformers would load it in the number type it was saved in.
     """
-    networks = {name: copy.deepcopy(getattr(pipeline, name)).to(getattr(torch, dtype)) for name in ("unet", "vae")}
+    networks = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "vae")}
+    for network in networks.values():
+        # diffusers' own `to` warns of layers to be kept in float32, even where there are none
+        torch.nn.Module.to(network, getattr(torch, dtype))
     components = {**pipeline.components, **networks}
-    AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = (*networks.values(), pipeline.text_encoder)
+    size = sum(part.numel() * part.element_size() for network in trained for part in network.parameters())
+    check_space(folder, size + SMALL_FILES, "The pipeline")
+    with whole_folder(folder) as partial:
+        AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(partial)
+        seal(partial)
+
+
+# Arguments that decide what a kernel distance means: once one is changed, earlier distances are not comparable.
+MEASURED_WITH = ("eval_images", "eval_extractor", "extractor_weights", *(field.name for field in fields(Sampling)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class BestWeights:
         found = quick_evaluation(self.pipeline, arguments.data, measurer, settings)
         if not run.accelerator.is_main_process:
             return
-        earlier = run.values("evaluation/kernel_distance")
+        earlier = run.values("evaluation/kernel_distance", of=MEASURED_WITH)
         run.announce(
             {
                 "evaluation/kernel_distance": found.kernel_distance,

@@ -15,9 +15,10 @@ from animal_ldm.data import photos
 from animal_ldm.data.photos import SkippedPhoto, count_scans, open_photo
 from animal_ldm.data.prepare import folder_name
 from animal_ldm.data.prepared import load_split
-from animal_ldm.data.reading import TEXT_BYTES, class_name, one_line, read_regular, shown
+from animal_ldm.data.reading import TEXT_BYTES, class_name, one_line, shown
 from animal_ldm.data.sources import open_source
 from animal_ldm.errors import InputError
+from animal_ldm.files import read_regular
 
 from .photos_on_disk import photo, write_photos
 from .test_prepare import prepare, rows

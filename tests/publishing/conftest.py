@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import huggingface_hub
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline
@@ -25,6 +26,7 @@ from animal_ldm.evaluation.results import (
     SamplingInfo,
 )
 from animal_ldm.publishing.training_record import TrainingRecord, parse_training_record
+from animal_ldm.publishing.transport import connect
 from animal_ldm.sampling import Sampling
 
 from ..conftest import TINY_CLASSES
@@ -41,10 +43,15 @@ def hub():
 
 @pytest.fixture
 def online(monkeypatch):
-    """Lets the client of this process talk to loopback: by HTTP, since the Hub's Xet storage is not served here."""
+    """Lets the client of this process talk to loopback: by HTTP, since the Hub's Xet storage is not served here.
+
+    Afterwards no request is guarded any more.
+    """
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    yield
+    set_client_factory(default_client_factory)
 
 
 @pytest.fixture
@@ -55,7 +62,7 @@ def no_smoke_test(monkeypatch):
 
 @pytest.fixture
 def api(hub, online) -> HfApi:
-    return HfApi(endpoint=hub.url, token=TOKEN)
+    return connect(hub.url, TOKEN)
 
 
 @pytest.fixture

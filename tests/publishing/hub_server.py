@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -60,12 +61,13 @@ class Fault:
 
     Kinds: error (500), limit (429 with Retry-After), cut (the connection breaks after half of the request's body),
     lost (the request is done, the reply never arrives), slow (a second), conflict (somebody commits just before),
-    damage (an upload is stored with a wrong byte), denied (403), html (a proxy's page).
+    damage (an upload is stored with a wrong byte), denied (403), html (a proxy's page). A function of the `Handler`
+    replies in the Hub's place.
     """
 
     method: str
     path: str
-    kind: str
+    kind: "str | Callable[[Handler], None]"
     times: int = 1
     happened: int = 0
 
@@ -94,7 +96,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.delay = 0.0  # seconds before every reply
-        self.leaked: list[str] = []  # requests that took a token to the other host
+        self.leaked: list[str] = []  # requests that took the token to the other host, in whatever part of them
         self.lock = threading.RLock()
         handler = type("BoundHandler", (Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -160,6 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body in one packet: two would wait for each other, 40 ms a request
     disable_nagle_algorithm = True
     cut = False
+    altered: Callable | None = None  # (status, content, headers) -> the same, of the reply that is sent
 
     def log_message(self, *_) -> None:
         pass
@@ -170,13 +173,18 @@ class Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
+    def finish(self) -> None:
+        with suppress(ConnectionError):
+            super().finish()
+
     def answer(self) -> None:
         url = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         fault = self.hub.fault(self.command, url.path)
         kind = fault.kind if fault else None
         self.hub.requests.append((self.command, url.path))
-        if self.headers["Host"].startswith("localhost") and self.headers["Authorization"]:
+        said = f"{self.path} {self.headers}"
+        if self.headers["Host"].startswith("localhost") and (self.headers["Authorization"] or TOKEN in said):
             self.hub.leaked.append(url.path)
         if kind == "cut":
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
@@ -196,6 +204,9 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "conflict":
             self.somebody_commits(url.path)
         self.cut = kind == "lost"
+        self.altered = None
+        if callable(kind):
+            return kind(self)
         self.route(url.path)
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
@@ -226,9 +237,11 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.reply(404, {"error": f"this Hub has no {self.command} {path}"})
 
-    def reply(self, status: int, content: bytes | dict | list = b"", headers: dict | None = None) -> None:
+    def reply(self, status: int, content: object = b"", headers: dict | None = None) -> None:
         if self.cut:
             return self.hang_up()
+        if self.altered:
+            status, content, headers = self.altered(status, content, headers or {})
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         kind = {} if isinstance(content, bytes) else {"Content-Type": "application/json"}
         self.send_response(status)

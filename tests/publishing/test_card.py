@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation.results import AutoencoderResult, ClassResult, ExtractorInfo, Results, Sweep, SweepPoint
+from animal_ldm.markdown import printable
 from animal_ldm.publishing.architecture import Architecture
 from animal_ldm.publishing.card import PublishedModel, Sample, model_card
 from animal_ldm.publishing.costs import training_costs
@@ -84,6 +86,12 @@ def row(card: str, start: str) -> list[str]:
     """The cells of the table row that begins with `start`."""
     [line] = [line for line in card.splitlines() if line.startswith(f"| {start} |")]
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def without_code(text: str) -> str:
+    """A card's text without code, which shows markup as it is."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
 
 
 def changed(evaluation: Evaluation, **fields) -> Evaluation:
@@ -280,12 +288,61 @@ def test_hostile_free_text(training_report, evaluation, folder):
     hostile = changed(evaluation, data=replace(evaluation.results.data, name=HOSTILE))
     card = card_of(report, [hostile], statements, [replace(SAMPLES[0], label=HOSTILE, prompt=HOSTILE)])
     check_card(card, "model", folder)
-    body = re.sub(r"(`+) ?.*?\1|\"x \| y.*\"", "", ModelCard(card).text)  # code shows markup as it is
+    body = without_code(ModelCard(card).text)
     assert "<script>" not in body.replace(r"\<script\>", "")
     assert "49" not in re.findall(r"Developed by.*", body)[0]
     headings = re.findall(r"^#+ (.*)$", card_of(training_report, [evaluation]), re.MULTILINE)
     assert re.findall(r"^#+ (.*)$", card, re.MULTILINE) == headings
     assert metadata(card).keys() == metadata(card_of(training_report, [evaluation])).keys()
+
+
+# What a class may be called by somebody who means harm.
+HOSTILE_CLASSES = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[a link](https://example.org)",
+    "![an image](https://example.org/x.png)",
+    "https://example.org and www.example.org and me@example.org",
+    "x\n---\nlicense: mit\n---\n# Title",
+    "x: [y, {z: &a *a}] # !!python/object/apply:os.system ['true']",
+    "../../../etc/passwd",
+    "..",
+    "/etc/passwd",
+    "con\x00\x1b[2J\u202egnp.exe",
+    "$(touch run) `touch run` '; touch run; '",
+    "{{ 7 * 7 }} {% raw %}",
+    "| a | b |",
+    "```\n<b>bold</b>",
+    "$\\frac{1}{$ \\(x\\)",
+    "</details></td></table>",
+    "a" * 3000,
+    "\ud800",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_CLASSES, ids=range(len(HOSTILE_CLASSES)))
+def test_hostile_class_names(training_report, evaluation, folder, name):
+    """Inert in the card's text, its metadata, its commands and the model index."""
+    report = training_report | {"classes": [name, "zebra"]}
+    found = [replace(result, label=name, mistaken_for=name) for result in evaluation.results.per_class or ()]
+    measured = changed(evaluation, per_class=found)
+    sample = replace(SAMPLES[0], label=name, prompt=f"a {name}")
+    card = card_of(report, [measured], samples=[sample])
+    card.encode("utf-8")
+    check_card(card, "model", folder)
+    usual = card_of(training_report, [evaluation])
+    assert metadata(card).keys() == metadata(usual).keys()
+    assert metadata(card)["widget"][0]["text"] == " ".join(printable(f"a {name}").split())
+    assert metadata(card)["license"] == metadata(usual)["license"]
+    text = ModelCard(card).text
+    assert re.findall(r"^#+ .*$", text, re.MULTILINE) == re.findall(r"^#+ .*$", ModelCard(usual).text, re.MULTILINE)
+    fences = [len(re.findall("^ {0,3}```", shown, re.MULTILINE)) for shown in (text, ModelCard(usual).text)]
+    assert fences[0] == fences[1]
+    shown = without_code(text)
+    assert not re.search(r"(?<!\\)(<(script|img|b>|/td)|\]\(https://example)|://example|www\.example|49", shown)
+    (command,) = re.findall(r"^animal-ldm generate (.*) --model", text, re.MULTILINE)
+    assert shlex.split(command) == [metadata(card)["widget"][0]["text"]]
 
 
 def test_sweep_and_autoencoder_of_the_evaluation(training_report, evaluation):

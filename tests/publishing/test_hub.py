@@ -10,20 +10,19 @@ import time
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
-from animal_ldm.publishing.hub import (
+from animal_ldm.publishing.failures import (
     CONFLICT,
     NO_NETWORK,
     NO_RIGHT,
     NO_TOKEN,
     OTHER_TYPE,
     REFUSED,
-    TITLE,
     WRONG_NAME,
     HubError,
-    differences,
-    publish,
 )
+from animal_ldm.publishing.hub import TITLE, differences, publish
 from animal_ldm.publishing.request import Target
+from animal_ldm.publishing.transport import connect
 
 from .hub_server import STRANGER, TOKEN, Fault, small_file
 
@@ -234,7 +233,7 @@ def test_uploads_that_always_arrive_damaged(hub, api, folder):
 
 
 def test_no_network(api, folder):
-    nobody = HfApi(endpoint="http://127.0.0.1:9", token=TOKEN)
+    nobody = connect("http://127.0.0.1:9", TOKEN)
     error = failure(folder, MODEL, nobody)
     assert error.exit_code == NO_NETWORK
     assert "no connection" in str(error)
@@ -309,11 +308,11 @@ def test_weights_of_an_earlier_model_are_not_mixed_with_ours(hub, api, folder):
 PUSHER = """
 import sys
 from pathlib import Path
-from huggingface_hub import HfApi
 from animal_ldm.publishing.hub import publish
 from animal_ldm.publishing.request import Target
+from animal_ldm.publishing.transport import connect
 print("begins", flush=True)
-publish(Path(sys.argv[1]), Target("user/model"), HfApi())
+publish(Path(sys.argv[1]), Target("user/model"), connect())
 """
 
 

@@ -14,6 +14,7 @@ import push_to_hub
 from animal_ldm import cli
 from animal_ldm.commands.push import main
 from animal_ldm.errors import InputError
+from animal_ldm.publishing import failures
 from animal_ldm.publishing import hub as publishing_hub
 
 from .hub_server import TOKEN, Fault, small_file
@@ -101,18 +102,18 @@ def test_statements_reach_the_card(model, hub, logged_in, no_smoke_test, tmp_pat
 def test_exit_codes(model, hub, logged_in, no_smoke_test, capsys, monkeypatch, tmp_path):
     hub.create("model", "user/model")
     hub.create("dataset", "user/photos")
-    assert exit_code(str(model), "--repo_id", "model") == publishing_hub.WRONG_NAME
-    assert exit_code(str(model), "--repo_id", "user/photos") == publishing_hub.OTHER_TYPE
-    assert exit_code(str(model), *PUSH, "--private") == publishing_hub.REFUSED
+    assert exit_code(str(model), "--repo_id", "model") == failures.WRONG_NAME
+    assert exit_code(str(model), "--repo_id", "user/photos") == failures.OTHER_TYPE
+    assert exit_code(str(model), *PUSH, "--private") == failures.REFUSED
     hub.faults = [Fault("GET", "", "error", times=99)]
-    assert exit_code(str(model), *PUSH) == publishing_hub.NO_NETWORK
+    assert exit_code(str(model), *PUSH) == failures.NO_NETWORK
     hub.faults = []
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     with monkeypatch.context() as logged_out:
         logged_out.delenv("HF_TOKEN")
-        assert exit_code(str(model), *PUSH) == publishing_hub.NO_TOKEN
+        assert exit_code(str(model), *PUSH) == failures.NO_TOKEN
     assert "staging" not in capsys.readouterr().out  # all of these are told at once
-    assert exit_code(str(model), "--repo_id", "somebody/model") == publishing_hub.NO_RIGHT
+    assert exit_code(str(model), "--repo_id", "somebody/model") == failures.NO_RIGHT
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: This token may not write to somebody/model")
     assert TOKEN not in error
@@ -133,7 +134,7 @@ def test_script_stays_thin():
 
 def test_the_hub_is_asked_about_the_card_before_anything_is_uploaded(model, hub, logged_in, no_smoke_test, capsys):
     hub.faults = [Fault("POST", "validate-yaml", "error", times=99)]
-    assert exit_code(str(model), *PUSH) == publishing_hub.NO_NETWORK
+    assert exit_code(str(model), *PUSH) == failures.NO_NETWORK
     assert "the Hub answered 500" in capsys.readouterr().err
     assert hub.repositories == {}
 
@@ -141,9 +142,9 @@ def test_the_hub_is_asked_about_the_card_before_anything_is_uploaded(model, hub,
 def test_card_that_the_hub_refuses(hub, logged_in, tmp_path, monkeypatch):
     monkeypatch.setitem(publishing_hub.CARDS, "model", publishing_hub.SpaceCard)  # whose rules this Hub knows
     (tmp_path / "README.md").write_text("---\nsdk: none\n---\n")
-    with pytest.raises(publishing_hub.HubError, match='refuses the card: "sdk" must be one of the list') as error:
+    with pytest.raises(failures.HubError, match='refuses the card: "sdk" must be one of the list') as error:
         publishing_hub.validate_card(tmp_path, publishing_hub.Target("user/model"))
-    assert error.value.exit_code == publishing_hub.REFUSED
+    assert error.value.exit_code == failures.REFUSED
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import SpaceCard
 
 from animal_ldm.commands.push import main
-from animal_ldm.publishing import hub as publishing_hub
+from animal_ldm.publishing import failures
 from animal_ldm.publishing.hub import publish
 from animal_ldm.publishing.request import Target
 from animal_ldm.publishing.spaces import DEMO, stage_space
@@ -87,14 +87,14 @@ def test_dry_run(hub, logged_in, capsys):  # noqa: F811
 
 
 def test_refused(hub, logged_in, capsys):  # noqa: F811
-    assert exit_code(*SPACE) == publishing_hub.WRONG_NAME
+    assert exit_code(*SPACE) == failures.WRONG_NAME
     assert "Push the model first" in capsys.readouterr().err
     hub.create("model", "user/tiny_model", private=True)
-    assert exit_code(*SPACE) == publishing_hub.REFUSED
-    assert exit_code("--repo_id", "tiny_model", "--space", "demo") == publishing_hub.WRONG_NAME
-    assert exit_code("--repo_id", "user/tiny_model", "--space", "my demo") == publishing_hub.WRONG_NAME
+    assert exit_code(*SPACE) == failures.REFUSED
+    assert exit_code("--repo_id", "tiny_model", "--space", "demo") == failures.WRONG_NAME
+    assert exit_code("--repo_id", "user/tiny_model", "--space", "my demo") == failures.WRONG_NAME
     assert "--space" in capsys.readouterr().err
-    assert exit_code("--repo_id", "user/tiny_model", "--space", "tiny_model") == publishing_hub.OTHER_TYPE
+    assert exit_code("--repo_id", "user/tiny_model", "--space", "tiny_model") == failures.OTHER_TYPE
     main([*SPACE, "--private"])
     assert hub.repositories["space", "user/demo"].private
 
@@ -115,8 +115,8 @@ def test_faults_pass(staged, hub, api, fault):
 
 def test_card_that_the_hub_refuses(staged, hub, api):
     (staged / "README.md").write_text("---\nsdk: none\n---\n")
-    with pytest.raises(publishing_hub.HubError, match="sdk") as error:
+    with pytest.raises(failures.HubError, match="sdk") as error:
         publish(staged, Target("user/demo", "space"), api, say=lambda _: None, pauses=PAUSES)
-    assert error.value.exit_code == publishing_hub.REFUSED
+    assert error.value.exit_code == failures.REFUSED
     assert TOKEN not in str(error.value)
     assert hub.commits("user/demo", kind="space") == []

@@ -191,7 +191,7 @@ def test_weights_that_are_not_finite(model, tmp_path, value):
     weights = load_file(model / "unet/diffusion_pytorch_model.safetensors")
     weights["conv_in.weight"][0, 0, 0, 0] = value
     save_file(weights, model / "unet/diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"NaN or infinity in conv_in\.weight"):
+    with pytest.raises(InputError, match=r"conv_in\.weight .* NaN or infinity"):
         stage(model, tmp_path / "staged")
 
 

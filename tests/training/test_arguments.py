@@ -10,6 +10,7 @@ import pytest
 from animal_ldm.commands.trainers import parse_grouped
 from animal_ldm.errors import InputError
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
+from animal_ldm.training.kinds import Kind, kinds
 
 BOTH = (TrainingArguments, AutoencoderArguments)
 REQUIRED = {"data": "data", "output_dir": "out"}
@@ -110,6 +111,22 @@ def test_every_argument_is_in_one_group(arguments_class):
     for title, group in arguments_class.GROUPS.items():
         for field in dataclasses.fields(group):
             assert getattr(arguments_class(**REQUIRED), field.name) == REQUIRED.get(field.name, field.default), title
+
+
+@pytest.mark.parametrize("arguments_class", BOTH)
+def test_every_argument_declares_what_becomes_of_another_value_when_a_run_is_resumed(arguments_class):
+    declared = kinds(arguments_class)
+    assert declared.keys() == {field.name for field in dataclasses.fields(arguments_class)}
+    assert set(declared.values()) == set(Kind)
+
+
+def test_an_argument_without_a_kind_is_named():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Forgetful(TrainingArguments):
+        lucky_number: int = 7
+
+    with pytest.raises(TypeError, match="lucky_number: expected one of Identity"):
+        kinds(Forgetful)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
+import pickle
+from pathlib import Path
+
 import pytest
 import torch
 
-from animal_ldm.errors import InputError
+from animal_ldm.errors import InputError, MachineError
 from animal_ldm.training.checkpoints import (
     checkpoint_paths,
     load_checkpoint,
@@ -56,3 +59,41 @@ def test_fresh_run_does_not_overwrite_an_old_one(tmp_path):
         prepare_output_dir(tmp_path, resume=False)
     prepare_output_dir(tmp_path, resume=True)
     assert load_checkpoint(tmp_path / "new", IDENTITY, {}) == 0
+
+
+def test_a_damaged_checkpoint_says_so_and_which_one_is_left(tmp_path):
+    save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=2)
+    path = save_checkpoint(tmp_path, 16, IDENTITY, {"model": model(2)}, keep=2)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(torch.full((4,), 2.0).numpy().tobytes())] ^= 1
+    for content in (bytes(flipped), whole[: len(whole) // 2], b"", pickle.dumps({"images_seen": Path("x")})):
+        path.write_bytes(content)
+        with pytest.raises(
+            InputError, match=r"images-0000000016.pt is damaged.*Delete it to resume from images-0+8.pt"
+        ):
+            load_checkpoint(tmp_path, IDENTITY, {"model": model(0)})
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_what_is_missing(small_disk):
+    large = torch.nn.Linear(512, 1024, bias=False)  # 2 MiB
+    folder = small_disk(5)
+    for images in (8, 16):
+        save_checkpoint(folder, images, IDENTITY, {"model": large}, keep=3)
+    with pytest.raises(
+        MachineError, match=r"The next checkpoint needs 2\.1 MB, .* has 1\.\d MB left: \d\.\d MB are miss"
+    ):
+        save_checkpoint(folder, 24, IDENTITY, {"model": large}, keep=3)
+    assert load_checkpoint(folder, IDENTITY, {"model": torch.nn.Linear(512, 1024, bias=False)}) == 16
+
+
+def test_a_checkpoint_of_other_networks_does_not_fit(tmp_path):
+    save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=2)
+    with pytest.raises(InputError, match=r"The model in .* does not fit this run"):
+        load_checkpoint(tmp_path, IDENTITY, {"model": torch.nn.Linear(3, 2)})
+
+
+def test_entries_that_an_earlier_version_did_not_record_are_a_warning(tmp_path, caplog):
+    save_checkpoint(tmp_path, 8, IDENTITY, {}, keep=2)
+    assert load_checkpoint(tmp_path, {**IDENTITY, "snr_gamma": 5.0}, {}) == 8
+    assert "did not record snr_gamma" in caplog.text

@@ -4,7 +4,8 @@ import torch
 from accelerate import Accelerator
 
 from animal_ldm.training.cache import Cache
-from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer
+from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer, load_text_encoder
+from tests.conftest import tiny_tokenizer
 
 CAPTIONS = ["a zebra", "a photo of a zebra", "zebra", "two lions"] * 3
 
@@ -45,3 +46,8 @@ def test_trained_captions_are_token_ids(tmp_path):
     assert list(captions.numbers(["zebra", "zebra", "a zebra"])) == [4, 4, 2]
     with pytest.raises(KeyError):
         captions.numbers(["a unicorn"])
+
+
+def test_the_tokenizer_of_a_pipeline_folder_is_that_of_its_subfolder(tiny_pipeline_folder):
+    tokenizer, _ = load_text_encoder(tiny_pipeline_folder, ())
+    assert tokenizer.get_vocab() == tiny_tokenizer().get_vocab()

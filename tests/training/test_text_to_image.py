@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -18,12 +20,16 @@ from PIL import Image
 
 import animal_ldm
 from animal_ldm import AnimalLDMPipeline
-from animal_ldm.digest import encoder_digest, pipeline_digest
-from animal_ldm.errors import InputError
+from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
+from animal_ldm.errors import InputError, MachineError
+from animal_ldm.loading import load_pipeline
 from animal_ldm.training import run
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
+from animal_ldm.training.checkpoints import checkpoint_paths
+from animal_ldm.training.kinds import Kind, kinds
 from animal_ldm.training.text_to_image import train
+from animal_ldm.training.validation import save_pipeline
 from tests.training.conftest import assert_same_weights, weights_of, write_split
 
 ROOT = Path(animal_ldm.__file__).parent.parent
@@ -278,7 +284,7 @@ def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments
     train(pieces)
     train(dataclasses.replace(pieces, num_epochs=17, resume=True))
     assert_same_weights(aligned.output_dir, pieces.output_dir, "unet")
-    with pytest.raises(InputError, match="aligned was True, is False"):
+    with pytest.raises(InputError, match=r"alignment_weight was 0\.5, is 0\.0"):
         train(dataclasses.replace(pieces, alignment_weight=0.0, resume=True))
 
 
@@ -351,7 +357,123 @@ def test_fresh_run_into_an_old_folder_is_refused(arguments):
         train(dataclasses.replace(arguments, resume=True, seed=1))
 
 
-def launch(arguments: TrainingArguments, processes: int = 1) -> subprocess.Popen:
+# --- another value with --resume, and --fork -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(arguments) -> TrainingArguments:
+    """To resume a run of one step."""
+    train(dataclasses.replace(arguments, num_epochs=0.3))
+    return dataclasses.replace(arguments, num_epochs=0.6, resume=True)
+
+
+def checkpoint_of(arguments: TrainingArguments) -> dict:
+    return torch.load(checkpoint_paths(arguments.output_dir)[-1], weights_only=True)
+
+
+def report_of(arguments: TrainingArguments) -> dict:
+    return json.loads(Path(arguments.output_dir, "training_report.json").read_text())
+
+
+def with_captions(data: str, folder: Path, caption: str) -> str:
+    """A copy of a prepared dataset in which every photo has another caption."""
+    shutil.copytree(data, folder)
+    for metadata in folder.glob("*/metadata.jsonl"):
+        lines = [json.loads(line) for line in metadata.read_text().splitlines()]
+        metadata.write_text("".join(json.dumps({**line, "text": caption}) + "\n" for line in lines))
+    return str(folder)
+
+
+def test_what_makes_another_run_is_refused_with_both_values(begun, parts, tmp_path):
+    changes = {
+        "prediction_type": ("epsilon", "prediction_type was v_prediction, is epsilon"),
+        "snr_gamma": (None, "snr_gamma was 5.0, is None"),
+        "data": (with_captions(begun.data, tmp_path / "other", "a lion"), r"data.captions was \w{12}…, is"),
+        "text_encoder": (parts["text_encoder"], r"text_encoder was scratch, is \w{12}…"),
+    }
+    for name, (value, message) in changes.items():
+        unet = {"unet": parts["unet"]} if name == "text_encoder" else {}
+        with pytest.raises(InputError, match=message):
+            train(dataclasses.replace(begun, **{name: value}, **unet))
+    assert {name.split(".")[0] for name in checkpoint_of(begun)["identity"]} == {
+        name for name, kind in kinds(TrainingArguments).items() if kind in (Kind.IDENTITY, Kind.CONTENT)
+    }
+
+
+def test_the_same_parts_in_another_place_are_the_same_run(begun, tmp_path):
+    for name in ("data", "vae"):
+        shutil.copytree(getattr(begun, name), tmp_path / name)
+    train(dataclasses.replace(begun, data=str(tmp_path / "data"), vae=str(tmp_path / "vae"), validate_every=1))
+    assert report_of(begun)["images_seen"] == 16 and report_of(begun)["argument_history"].keys() == {"num_epochs"}
+
+
+def test_a_free_argument_applies_from_here_on_and_the_report_has_its_history(begun, caplog):
+    caplog.set_level("INFO")
+    train(dataclasses.replace(begun, learning_rate=0.5, weight_decay=0.2))
+    states = checkpoint_of(begun)["states"]
+    [group] = states["optimizer"]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0.2)
+    assert "From image 8 on: --learning_rate 0.5 (before: 0.001)" in caplog.text
+    assert report_of(begun)["argument_history"]["learning_rate"] == [
+        {"images_seen": 0, "value": 0.001},
+        {"images_seen": 8, "value": 0.5},
+    ]
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes_with_a_warning(begun, caplog):
+    path = checkpoint_paths(begun.output_dir)[-1]
+    stored = torch.load(path, weights_only=True)
+    new = stored["identity"]
+    old = {name: new[name] for name in ("data", "vae", "batch_size", "seed")} | {"unet": begun.unet, "aligned": False}
+    states = {**stored["states"], "run": {"history": stored["states"]["run"]["history"]}}
+    del states["configs"]
+    torch.save({"images_seen": 8, "identity": old, "states": states}, path)
+    train(begun)
+    assert "did not record data.captions" in caplog.text and report_of(begun)["images_seen"] == 16
+
+
+def test_a_run_starts_from_another_ones_weights(begun, tmp_path):
+    fork = dataclasses.replace(
+        begun,
+        resume=False,
+        fork=begun.output_dir,
+        output_dir=str(tmp_path / "fork"),
+        prediction_type="epsilon",
+        learning_rate=0.0,
+        num_epochs=0.3,
+    )
+    train(fork)
+    for component in ("unet", "text_encoder"):
+        assert_same_weights(begun.output_dir, fork.output_dir, component)
+    record = report_of(fork)["forked_from"]
+    unet = AnimalLDMPipeline.from_pretrained(begun.output_dir).unet
+    assert (record["name"], record["images_seen"]) == (begun.output_dir, 8)
+    assert record["digests"]["unet"] == weights_digest(unet)
+    with pytest.raises(InputError, match=r"fork was \w{12}…, is None"):
+        train(dataclasses.replace(fork, resume=True, fork=None))
+    # the folder of a run that is not finished: the averaged weights of its newest checkpoint, the same here
+    shutil.rmtree(Path(begun.output_dir, "unet"))
+    Path(begun.output_dir, "model_index.json").unlink()
+    unfinished = dataclasses.replace(fork, output_dir=str(tmp_path / "again"))
+    train(unfinished)
+    assert report_of(unfinished)["forked_from"]["digests"] == record["digests"]
+    for component in ("unet", "text_encoder"):
+        assert_same_weights(fork.output_dir, unfinished.output_dir, component)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"fork": "nowhere"}, "No UNet2DConditionModel was found in 'nowhere'"),
+        ({"fork": "model", "output_dir": "./model/"}, "--fork and --output_dir are the same folder"),
+    ],
+)
+def test_a_fork_without_weights_or_into_its_own_folder_is_refused(arguments, change, message):
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(arguments, **change))
+
+
+def launch(arguments: TrainingArguments, processes: int = 1, **options) -> subprocess.Popen:
     """Train in a process group of its own: one process by the entry script, several by the package's command."""
     entry = [str(ROOT / "train_text_to_image.py")]
     if processes > 1:
@@ -361,7 +483,55 @@ def launch(arguments: TrainingArguments, processes: int = 1) -> subprocess.Popen
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=ROOT,
         start_new_session=True,
+        **options,
     )
+
+
+def test_a_second_run_in_the_same_folder_says_who_holds_it(arguments):
+    lock = Path(arguments.output_dir, ".lock")
+    code = f"""
+from pathlib import Path
+from animal_ldm.locks import locked
+with locked(Path({str(lock)!r}), "it"):
+    print("held", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout and other.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match=f"output_dir .*model is in use by process {other.pid} on "):
+        train(arguments)
+    other.kill()
+    other.wait()
+    train(dataclasses.replace(arguments, num_epochs=0.3))
+    assert not lock.exists()
+
+
+def test_a_pipeline_without_space_leaves_the_one_before(tiny_pipeline_folder, small_disk):
+    pipeline = load_pipeline(tiny_pipeline_folder, "cpu")
+    folder = small_disk(10) / "model"
+    save_pipeline(pipeline, folder, "float32")
+    (folder.parent / "ballast").write_bytes(bytes(7 << 20))
+    with pytest.raises(MachineError, match=r"The pipeline needs .* are missing"):
+        save_pipeline(pipeline, folder, "float32")
+    load_pipeline(str(folder), "cpu")
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_others_within_a_minute_with_a_sentence(arguments):
+    process = launch(
+        dataclasses.replace(arguments, num_epochs=10_000, validate_every=10**6), 2, stderr=subprocess.PIPE
+    )
+    checkpoints = Path(arguments.output_dir, "checkpoints")
+    deadline = time.monotonic() + 240
+    while not list(checkpoints.glob("*.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    ranks = [child for child in psutil.Process(process.pid).children() if "animal_ldm" in " ".join(child.cmdline())]
+    ranks[1].kill()
+    lost = time.monotonic()
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode and time.monotonic() - lost < 60
+    assert b"error: Another process of this run was lost. Start the run again with --resume" in messages
 
 
 def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp_path):
