@@ -310,7 +310,7 @@ def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict)
         yield str(file), f"seed {seed + i}"
 
 
-# A report may come from a stranger: it can neither run scripts nor load anything. Its links to its sections need a base.
+# A report may come from a stranger: it can neither run scripts nor load anything. Links to its sections need a base.
 REPORT_HEAD = """<!doctype html><base href="about:srcdoc"><meta http-equiv="Content-Security-Policy"
 content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
 REPORT_MAY = "allow-popups allow-popups-to-escape-sandbox"  # links to papers
