@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "square images and an autoencoder -> a text-to-image pipeline"),
     "generate": ("generate", "a prompt -> images"),
     "evaluate": ("evaluate", "a pipeline and real photos -> results.json, tables and plots"),
+    "compare": ("compare", "results of several models -> one table, one picture, one page"),
     "demo": ("demo", "a pipeline -> a page in the browser that generates images"),
     "push": ("push", "a pipeline or a prepared dataset -> the Hugging Face Hub"),
 }

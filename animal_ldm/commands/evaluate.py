@@ -36,11 +36,11 @@ class EvaluateArguments(Sampling):
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 7500
     # Network that measures the images: inception (the only one whose distance is an FID), dinov2, clip, squeezenet,
     # vae (an autoencoder's latents, for trying things out), or the folder or Hub id of another transformers image
-    # model.
+    # model. Several are separated by commas and read every image once: inception,dinov2,clip.
     extractor: str = "inception"
     # The extractor's weights: TorchScript for inception, safetensors for squeezenet, a folder for the others.
-    # Downloaded by default.
-    extractor_weights: Annotated[Path | None, tyro.conf.arg(aliases=["--inception_weights"])] = None
+    # Downloaded by default. Of several extractors NAME=PATH, separated by commas.
+    extractor_weights: Annotated[str | None, tyro.conf.arg(aliases=["--inception_weights"])] = None
     # Sample i starts from the noise of seed + i.
     seed: int = 423432
     # Classes of the samples: in proportion to the photos, or equally many of each.
@@ -76,6 +76,7 @@ def check(arguments: EvaluateArguments) -> None:
         if (value := getattr(arguments, name)) < least:
             raise InputError(f"--{name} must be at least {least}, but is {value}.")
     arguments.check()
+    extractors(arguments)
     if is_image_folder(arguments.model) and (arguments.repeats > 1 or arguments.sweep or arguments.reconstructions):
         raise InputError(
             f"{arguments.model} is a folder of images: --repeats, --sweep and --reconstructions need a pipeline."
@@ -84,6 +85,29 @@ def check(arguments: EvaluateArguments) -> None:
         parameter, values = parse_sweep(arguments.sweep)
         for value in values:
             replace(arguments.settings(), **{parameter: value}).check()
+
+
+def extractors(arguments: EvaluateArguments) -> dict[str, str | None]:
+    """{name of an extractor: its weights, None for the default}, in order."""
+    names, given = arguments.extractor.split(","), arguments.extractor_weights
+    found: dict[str, str | None] = dict.fromkeys(names)
+    folders = [Path(name).name for name in names]
+    if not all(names) or len(set(folders)) < len(names):
+        raise InputError(
+            "--extractor must be one or more different names, separated by commas, such as inception,dinov2,clip; "
+            f"but is {arguments.extractor!r}."
+        )
+    if given and len(names) == 1:
+        return {names[0]: given.removeprefix(f"{names[0]}=")}
+    for part in given.split(",") if given else ():
+        name, equals, path = part.partition("=")
+        if not equals or name not in found:
+            raise InputError(
+                f"--extractor_weights of several extractors must be NAME=PATH, separated by commas, with names from "
+                f"--extractor ({', '.join(names)}); but is {given!r}."
+            )
+        found[name] = path
+    return found
 
 
 def parse_sweep(sweep: str) -> tuple[str, tuple[float, ...]]:
@@ -132,11 +156,11 @@ def main(argv: list[str] | None = None) -> None:
         model = images_of_folder(arguments.model)
     else:
         model = load_pipeline(arguments.model, str(device), arguments.dtype)
-    perceptual, weights = None, arguments.extractor_weights
+    perceptual, weights = None, extractors(arguments)
     with state.main_process_first():  # it downloads weights, if need be
-        extractor = load_extractor(arguments.extractor, weights, device, arguments.cache_dir)
-        if arguments.reconstructions and (arguments.squeezenet_weights or arguments.extractor == "squeezenet"):
-            perceptual = PerceptualDistance(arguments.squeezenet_weights or weights)
+        first, *more = [load_extractor(name, path, device, arguments.cache_dir) for name, path in weights.items()]
+        if arguments.reconstructions and (arguments.squeezenet_weights or "squeezenet" in weights):
+            perceptual = PerceptualDistance(arguments.squeezenet_weights or weights["squeezenet"])
     cache = cache_root(arguments.cache_dir) / "features"
     settings = EvaluationSettings(
         model_name=Path(arguments.model).name,
@@ -152,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         reconstructions=arguments.reconstructions,
         perceptual=perceptual,
     )
-    measurer = Measurer(extractor, arguments.batch_size, arguments.workers, shared, cache)
+    measurer = Measurer(first, arguments.batch_size, arguments.workers, shared, cache, tuple(more))
     results = evaluate(model, photos, measurer, settings)
     if state.is_main_process:
         print(table(results))

@@ -1,7 +1,7 @@
 """One evaluation: a model's samples and real photos -> `Results`, written as `results.json` with plots."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,18 @@ from .gallery import SamplesAndPhotos, gallery
 from .images import Images
 from .page import write_page
 from .reconstruction import measure_reconstructions, reconstruct
-from .report import Reference, Report, measure
-from .results import AutoencoderResult, DataInfo, ModelInfo, Results, SamplingInfo, Sweep, SweepPoint
+from .report import Reference, measure
+from .results import (
+    AutoencoderResult,
+    DataInfo,
+    Measurement,
+    ModelInfo,
+    Results,
+    SamplingInfo,
+    Sweep,
+    SweepPoint,
+    plots_folder,
+)
 from .samples import CachedSampler, classes_of_samples, prompt_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "clean-fid", "numpy", "pillow")
@@ -67,46 +77,53 @@ def evaluate(
         measurer: its cache keeps the photos' features; its batch size is that of the sampling too. With its state,
             every process makes this call.
     """
-    reference = measure_reference(photos, measurer, settings.split)
+    references = measure_references(photos, measurer, settings.split)
     classes = Counter(photos[settings.split].labels)
     of_samples = measurer.with_cache(settings.out / "features")
-    info, sampling_info, sweep, autoencoder = ModelInfo(settings.model_name, None), None, None, None
+    info, sampling, sampling_info = ModelInfo(settings.model_name, None), None, None
+    sweeps, autoencoders = [None] * len(references), [None] * len(references)
     if isinstance(model, Images):
         samples = choose_images(model, classes, settings)
-        sample_sets = of_samples.feature_set(samples, "samples").split(1)
-        report = measure(reference, sample_sets, settings.seed)
+        sample_sets = [found.split(1) for found in of_samples.feature_sets(samples, "samples")]
     else:
-        run = PipelineRun(model, reference, of_samples, settings, class_labels(classes, settings))
+        run = PipelineRun(model, references, of_samples, settings, class_labels(classes, settings))
         info, sampling_info = replace(info, digest=pipeline_digest(model)), run.sampling_info()
-        samples, sample_sets = run.sample(settings.sampling)
-        sweep, autoencoder = run.sweep(), run.reconstructions(photos["validation"])
-        report = measure(reference, sample_sets, settings.seed, settings.sampling)
+        sampling = settings.sampling
+        samples, sample_sets = run.sample(sampling)
+        sweeps, autoencoders = run.sweeps(), run.reconstructions(photos["validation"])
+    reports = [measure(*both, settings.seed, sampling) for both in zip(references, sample_sets, strict=True)]
+    first, *more = [
+        Measurement(reference.extractor, **vars(report), sweep=sweep, autoencoder=autoencoder)
+        for reference, report, sweep, autoencoder in zip(references, reports, sweeps, autoencoders, strict=True)
+    ]
     results = Results(
         model=info,
         data=describe_data(photos, classes, settings),
-        extractor=reference.extractor,
         sampling=sampling_info,
-        metrics=report.metrics,
-        fd_curves=report.fd_curves,
-        per_class=report.per_class,
-        sweep=sweep,
-        autoencoder=autoencoder,
         versions=library_versions(*LIBRARIES),
+        **vars(first),
+        more=more,
     )
     if measurer.is_main_process:
-        first = samples.take(range(len(sample_sets[0])))
-        compared = SamplesAndPhotos(first, sample_sets[0].features, photos["train"], reference.train.features)
-        write(results, compared, settings.out)
+        write(results, samples, list(zip(references, sample_sets, strict=True)), photos["train"], settings.out)
     return results
 
 
-def measure_reference(photos: Mapping[str, Images], measurer: Measurer, split: str) -> Reference:
-    """The photos of both splits, measured, with `split` for the reference.
+def measure_references(photos: Mapping[str, Images], measurer: Measurer, split: str) -> list[Reference]:
+    """The photos of both splits, measured by every extractor, with `split` for the reference.
 
     Their features stay in the measurer's cache: they serve every model that is compared with the photos.
     """
-    train, validation = (measurer.feature_set(photos[name], f"{name} photos") for name in ("train", "validation"))
-    return Reference(measurer.extractor.describe(), train, validation, split, measurer.state)
+    train, validation = (measurer.feature_sets(photos[name], f"{name} photos") for name in ("train", "validation"))
+    return [
+        Reference(extractor.describe(), *features, split, measurer.state)
+        for extractor, *features in zip(measurer.extractors, train, validation, strict=True)
+    ]
+
+
+def measure_reference(photos: Mapping[str, Images], measurer: Measurer, split: str) -> Reference:
+    """`measure_references` by the first extractor."""
+    return measure_references(photos, replace(measurer, more=()), split)[0]
 
 
 def describe_data(photos: Mapping[str, Images], classes: Counter[str], settings: EvaluationSettings) -> DataInfo:
@@ -137,10 +154,10 @@ def class_labels(classes: Mapping[str, int], settings: EvaluationSettings) -> li
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """An evaluation of a pipeline: samples with any settings, measured against one reference."""
+    """An evaluation of a pipeline: samples with any settings, measured against the references of all extractors."""
 
     pipeline: AnimalLDMPipeline
-    reference: Reference
+    references: list[Reference]
     measurer: Measurer  # for samples
     settings: EvaluationSettings
     labels: list[str]  # class of each sample
@@ -157,47 +174,65 @@ class PipelineRun:
             image_size=self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
         )
 
-    def sample(self, sampling: Sampling) -> tuple[Images, list[FeatureSet]]:
-        """All samples, and their features as `repeats` sets."""
+    def sample(self, sampling: Sampling) -> tuple[Images, list[list[FeatureSet]]]:
+        """All samples, and by every extractor their features as `repeats` sets."""
         out, measurer = self.settings.out, self.measurer
         sampler = CachedSampler(self.pipeline, out / "samples", measurer.batch_size, measurer.state)
         samples = sampler.sample(self.labels, sampling, self.settings.seed)
-        return samples, measurer.feature_set(samples, "samples").split(self.settings.repeats)
+        return samples, [found.split(self.settings.repeats) for found in measurer.feature_sets(samples, "samples")]
 
-    def report(self, sampling: Sampling) -> Report:
-        _, sample_sets = self.sample(sampling)
-        return measure(self.reference, sample_sets, self.settings.seed, sampling)
-
-    def sweep(self) -> Sweep | None:
-        """Metrics at each value of the swept parameter."""
-        sweep = self.settings.sweep
+    def sweeps(self) -> list[Sweep | None]:
+        """By every extractor, the metrics at each value of the swept parameter."""
+        sweep, seed = self.settings.sweep, self.settings.seed
         if sweep is None:
-            return None
-        points = []
+            return [None] * len(self.references)
+        points: list[list[SweepPoint]] = [[] for _ in self.references]
         for value in sweep.values:
             changed = replace(self.settings.sampling, **{sweep.parameter: value})
-            points.append(SweepPoint(value, self.report(changed).metrics))
-        return Sweep(sweep.parameter, points)
+            _, found = self.sample(changed)
+            for reference, sample_sets, own in zip(self.references, found, points, strict=True):
+                own.append(SweepPoint(value, measure(reference, sample_sets, seed, changed, errors=False).metrics))
+        return [Sweep(sweep.parameter, own) for own in points]
 
-    def reconstructions(self, photos: Images) -> AutoencoderResult | None:
+    def reconstructions(self, photos: Images) -> list[AutoencoderResult | None]:
         settings, measurer = self.settings, self.measurer
         if not settings.reconstructions:
-            return None
+            return [None] * len(self.references)
         folder = settings.out / "reconstructions"
         images = reconstruct(self.pipeline.vae, photos, folder, measurer.batch_size, measurer.state)
-        return measure_reconstructions(photos, images, self.reference, measurer, settings.perceptual, settings.seed)
+        return [
+            *measure_reconstructions(photos, images, self.references, measurer, settings.perceptual, settings.seed)
+        ]
 
 
-def write(results: Results, compared: SamplesAndPhotos, out: Path) -> None:
-    """results.json, the report and the plots. The file comes last: where it is, those are of the same run."""
-    nearest = compared.nearest_photos()
-    images = gallery(results, compared, nearest)
-    images.write(out / "gallery.json")
-    write_page(results, images, out / "report.html")
-    plots.save_sample_grid(compared.samples, results, out / "samples.png")
-    plots.save_precision_recall(results, out / "precision_recall.png")
-    plots.save_fd_curve(results, out / "fd_curve.png")
-    plots.save_nearest_panel(compared, nearest, results.extractor.name, out / "nearest.png")
-    if results.sweep:
-        plots.save_sweep(results, out / "sweep.png")
+def write(
+    results: Results,
+    samples: Images,
+    measured: Sequence[tuple[Reference, list[FeatureSet]]],
+    train: Images,
+    out: Path,
+) -> None:
+    """results.json, the report and the plots: those of other extractors than the first in a folder with their name.
+
+    results.json comes last: where it is, the others are of the same run.
+
+    Args:
+        measured: by every extractor, the photos' and the samples' features.
+        train: the training photos.
+    """
+    first = samples.take(range(len(measured[0][1][0])))
+    plots.save_sample_grid(first, results, out / "samples.png")
+    for own, (reference, [features, *_]) in zip(results.each(), measured, strict=True):
+        folder = plots_folder(out, results, own)
+        plots.save_precision_recall(own, folder / "precision_recall.png")
+        plots.save_fd_curve(own, folder / "fd_curve.png")
+        compared = SamplesAndPhotos(first, features.features, train, reference.train.features)
+        nearest = compared.nearest_photos()
+        plots.save_nearest_panel(compared, nearest, own.extractor.name, folder / "nearest.png")
+        if folder == out:
+            images = gallery(results, compared, nearest)
+            images.write(out / "gallery.json")
+            write_page(results, images, out / "report.html")
+        if own.sweep:
+            plots.save_sweep(own, folder / "sweep.png")
     results.write(out / "results.json")

@@ -1,6 +1,7 @@
 """Are samples copies of training photos? Distances to the nearest training photo, beside those of held-out photos."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
@@ -21,6 +22,7 @@ class Memorisation:
     n_generated: int
     n_train: int
     n_held_out: int
+    standard_errors: Mapping[str, float] = field(default_factory=dict)  # {field: over the choice of samples}
 
 
 def memorisation(
@@ -49,6 +51,15 @@ def memorisation(
     ordered = held_distance.sort().values
     farther = len(ordered) - torch.searchsorted(ordered, fake_distance, right=True)
     equal = torch.searchsorted(ordered, fake_distance, right=True) - torch.searchsorted(ordered, fake_distance)
+    # A mean's standard deviation; a median's is half the distance between the quantiles 1 / sqrt(M) apart around it.
+    half = 0.5 / len(fake) ** 0.5
+    around = fake_distance.quantile(torch.tensor([0.5 - half, 0.5 + half], dtype=fake_distance.dtype))
+    spreads = {
+        "nearer_than_held_out": ((farther + equal / 2).double() / len(ordered)).std(correction=0),
+        "median_distance": around.diff().squeeze() / 2 * len(fake) ** 0.5 / held_distance.quantile(0.5),
+        "nearer_than_closest_percent": (fake_distance < held_distance.quantile(0.01)).double().std(correction=0),
+        "authpct": 100 * (gap[fake_index] < fake_distance).double().std(correction=0),
+    }
     return Memorisation(
         nearer_than_held_out=float((farther + equal / 2).double().mean() / len(ordered)),
         median_distance=float(fake_distance.quantile(0.5) / held_distance.quantile(0.5)),
@@ -58,4 +69,5 @@ def memorisation(
         n_generated=len(fake),
         n_train=len(train),
         n_held_out=len(held_out),
+        standard_errors={name: float(std) / len(fake) ** 0.5 for name, std in spreads.items() if std.isfinite()},
     )

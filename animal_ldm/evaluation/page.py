@@ -121,7 +121,7 @@ def write_page(results: Results, images: Gallery | None, path: Path) -> None:
     page = render_page(
         "report.html",
         results=results,
-        parts=[Part(results)],
+        parts=[Part(own) for own in results.each()],
         images=images,
         grid=grid,
         warnings=size_warning(results),

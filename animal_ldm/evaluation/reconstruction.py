@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..digest import weights_digest
 from ..files import whole_file
 from ..perceptual import PerceptualDistance
 from ..pixels import to_model_range, to_uint8
-from .features import FeatureSet, Measurer
+from .features import Measurer
 from .images import Images
 from .kernel_distance import kernel_distance
 from .metrics import frechet_distance_of_features
@@ -49,35 +50,35 @@ def reconstruct(
 def measure_reconstructions(
     photos: Images,
     images: Images,
-    reference: Reference,
+    references: Sequence[Reference],
     measurer: Measurer,
     perceptual: PerceptualDistance | None,
     seed: int,
-) -> AutoencoderResult:
-    """How much the autoencoder changes held-out photos.
+) -> Iterator[AutoencoderResult]:
+    """How much the autoencoder changes held-out photos, by every extractor.
 
     Args:
-        photos: the validation photos, whose features `reference` holds.
+        photos: the validation photos, whose features `references` hold.
         images: their reconstructions, in the same order.
         perceptual: None leaves LPIPS unmeasured.
         seed: of the kernel distance's subsets.
     """
-    features = measurer.features(images, "reconstructions")
-    real = reference.validation.features
-    lpips = None
+    psnr, lpips = mean_psnr(photos, images), None
     if perceptual is not None:
         lpips = mean_lpips(perceptual.to(measurer.extractor.device), photos, images, measurer.batch_size)
-    return AutoencoderResult(
-        n=len(photos),
-        psnr=mean_psnr(photos, images),
-        lpips=lpips,
-        frechet_distance=frechet_distance_of_features(real, features),
-        kernel_distance=kernel_distance(real, features, seed=seed).mean,
-        probe_accuracy=share_recognised(reference, FeatureSet(features, photos.labels)),
-        probe_accuracy_photos=share_recognised(reference, reference.validation),
-        seed=seed,
-        note=small_sample_note(reference.extractor.name, *features.shape),
-    )
+    for reference, found in zip(references, measurer.feature_sets(images, "reconstructions"), strict=True):
+        real = reference.validation.features
+        yield AutoencoderResult(
+            n=len(photos),
+            psnr=psnr,
+            lpips=lpips,
+            frechet_distance=frechet_distance_of_features(real, found.features),
+            kernel_distance=kernel_distance(real, found.features, seed=seed).mean,
+            probe_accuracy=share_recognised(reference, found),
+            probe_accuracy_photos=share_recognised(reference, reference.validation),
+            seed=seed,
+            note=small_sample_note(reference.extractor.name, *found.features.shape),
+        )
 
 
 def mean_psnr(photos: Images, images: Images) -> float:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,9 @@ from .metrics import (
     neighbourhoods,
 )
 from .neighbours import nearest
+from .newer_metrics import PROJECTIONS, class_coverage, cmmd, rows_of, sliced_wasserstein, vendi_score
 from .probe import Probe, accuracy, fit_probe
+from .resampling import jackknife
 from .results import (
     Better,
     ClassResult,
@@ -45,6 +47,11 @@ ABOVE_CEILING = (
     "above real photos: the large balls of outlying photos also cover samples that resemble no photo; read recall and "
     "density"
 )
+OTHER_CLIP = (
+    "published values are of CLIP ViT-L/14 at 336 px (openai/clip-vit-large-patch14-336), not comparable with those "
+    "of another CLIP"
+)
+VENDI = "how many distinct images, by cosine similarity; it grows with N, and noise scores high"
 NOT_FINITE = "not measured: the score it is divided by is 0"
 
 
@@ -95,15 +102,20 @@ class Report:
 
 
 def measure(
-    reference: Reference, sample_sets: Sequence[FeatureSet], seed: int, sampling: Sampling | None = None
+    reference: Reference,
+    sample_sets: Sequence[FeatureSet],
+    seed: int,
+    sampling: Sampling | None = None,
+    errors: bool = True,
 ) -> Report:
     """All metrics of sample sets of equal size.
 
     Args:
         seed: of the random subsets of samples and photos.
         sampling: settings the samples were made with, for the record; None for a folder of images.
+        errors: also the standard errors that need most metrics measured ten times more.
     """
-    compared = compare_all(reference, sample_sets, seed)
+    compared = compare_all(reference, sample_sets, seed, errors)
     context = _Context(reference, sample_sets, seed, sampling, compared)
     metrics = [*distance_metrics(context), *neighbour_metrics(context)]
     if sample_sets[0].labels:
@@ -122,6 +134,7 @@ class Comparison:
     """Samples, or photos in their place, against the reference as distributions."""
 
     values: Mapping[tuple[str, int | None], float | None]  # {(name, k): value}
+    errors: Mapping[tuple[str, int | None], float | None]  # standard errors of `values`, where they are known
     curve: Extrapolation
     kernel: KernelDistance
 
@@ -136,12 +149,15 @@ class Comparisons:
     equal_n: int  # samples in each of `fewer`, and photos in `photos`
 
 
-def compare_all(reference: Reference, sample_sets: Sequence[FeatureSet], seed: int) -> Comparisons:
+def compare_all(reference: Reference, sample_sets: Sequence[FeatureSet], seed: int, errors: bool) -> Comparisons:
     n = len(sample_sets[0])
     chosen = np.random.default_rng(seed).permutation(len(reference.other))[:n]
     equal_n = len(chosen)
     photos = compare(reference, reference.other.features[torch.from_numpy(chosen)], seed)
     whole = [compare(reference, samples.features, seed) for samples in sample_sets]
+    if errors:
+        found = jackknife(sample_sets[0].features, lambda features: neighbour_values(reference, features), seed)
+        whole[0] = replace(whole[0], errors=whole[0].errors | found)
     fewer = whole
     if equal_n < n:
         fewer = [compare(reference, samples.features[:equal_n], seed) for samples in sample_sets]
@@ -152,14 +168,31 @@ def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparis
     real = reference.photos.features
     kernel = kernel_distance(real, features, seed=seed)
     curve = fd_infinity(reference.gaussian, features, seed=seed)
-    values: dict[tuple[str, int | None], float | None] = {
-        ("frechet_distance", None): frechet_distance_of_gaussians(reference.gaussian, fit_gaussian(features)),
+    estimates = {"sliced_wasserstein": sliced_wasserstein(real, features), "vendi_score": vendi_score(features)}
+    if reference.extractor.is_clip:
+        estimates["cmmd"] = cmmd(real, features)
+    values = {
+        **neighbour_values(reference, features),
         ("frechet_distance_infinity", None): curve.value,
         ("kernel_distance", None): kernel.mean,
+        **{(name, None): found.value for name, found in estimates.items()},
     }
-    for near in neighbourhoods(real, features, KS, reference.radii[:, 1:], state=reference.state):
+    errors = {
+        ("frechet_distance_infinity", None): curve.standard_error,
+        ("kernel_distance", None): kernel.standard_error,
+        **{(name, None): found.standard_error for name, found in estimates.items()},
+    }
+    return Comparison(values, errors, curve, kernel)
+
+
+def neighbour_values(reference: Reference, features: torch.Tensor) -> dict[tuple[str, int | None], float | None]:
+    """The metrics without a standard error of their own: the Frechet distance and those of neighbourhoods."""
+    distance = frechet_distance_of_gaussians(reference.gaussian, fit_gaussian(features))
+    values: dict[tuple[str, int | None], float | None] = {("frechet_distance", None): distance}
+    real, radii = reference.photos.features, reference.radii[:, 1:]
+    for near in neighbourhoods(real, features, KS, radii, state=reference.state):
         values |= {(name, near.k): value for name, value in asdict(near).items() if name != "k"}
-    return Comparison(values, curve, kernel)
+    return values
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -182,6 +215,8 @@ class _Context:
         """
         reason = more.pop("reason", NOT_FINITE)
         value, std = mean_and_std(values)
+        # No error of 0: it only says that all of these samples did the same, as for a share of 0 or 1.
+        more["standard_error"] = more.get("standard_error") or None
         common = {
             "repeats": len(self.sample_sets),
             "n_generated": len(self.sample_sets[0]),
@@ -207,6 +242,7 @@ class _Context:
             k=k,
             real_photos=RealPhotos(compared.equal_n, compared.photos.values[name, k]),
             same_n=SameN(compared.equal_n, fewer, fewer_std),
+            standard_error=compared.whole[0].errors.get((name, k)),
             **more,
         )
 
@@ -232,7 +268,6 @@ def distance_metrics(context: _Context) -> Iterator[Metric]:
         "frechet_distance_infinity",
         f"{distance}, N→∞",
         "lower",
-        standard_error=curve.standard_error,
         note=extrapolation_note(curve, compared.photos.curve),
         reason=curve.note or NOT_FINITE,
     )
@@ -242,9 +277,13 @@ def distance_metrics(context: _Context) -> Iterator[Metric]:
         extractor.kernel_name,
         "lower",
         subsets=Subsets(kernel.subsets, kernel.subset_size, std),
-        standard_error=kernel.standard_error,
         note=kernel_note(kernel, std),
     )
+    fewest = min(len(context.reference.photos), len(context.sample_sets[0]))
+    sliced = f"over {fewest:,} images of each side and {PROJECTIONS:,} random directions; compare at equal N only"
+    yield context.comparison("sliced_wasserstein", extractor.sliced_name, "lower", note=sliced)
+    if extractor.is_clip:
+        yield context.comparison("cmmd", f"CMMD ({extractor.name})", "lower", note=OTHER_CLIP)
 
 
 def extrapolation_note(samples: Extrapolation, photos: Extrapolation) -> str | None:
@@ -268,7 +307,7 @@ def kernel_note(kernel: KernelDistance, std: float) -> str:
 
 
 def neighbour_metrics(context: _Context) -> Iterator[Metric]:
-    """Precision, recall, density and coverage."""
+    """Precision, recall, density, coverage and the Vendi score."""
     compared = context.compared
     for k in (K_STUDENT, K_PAPER):
         precision, _ = mean_and_std([found.values["precision", k] for found in compared.fewer])
@@ -280,16 +319,19 @@ def neighbour_metrics(context: _Context) -> Iterator[Metric]:
         yield from context.ratio(name, name, "higher", K_STUDENT)
     yield context.comparison("density", "density", "near real photos", K_COVERAGE)
     yield context.comparison("coverage", "coverage", "higher", K_COVERAGE)
+    yield context.comparison("vendi_score", "Vendi score", "near real photos", note=VENDI)
 
 
 def prompt_accuracy(context: _Context) -> Metric:
     """How often a probe assigns samples to the class of their prompt."""
     reference = context.reference
+    shares = [share_recognised(reference, samples) for samples in context.sample_sets]
     return context.metric(
         "prompt_accuracy",
         "prompt accuracy",
         "higher",
-        [share_recognised(reference, samples) for samples in context.sample_sets],
+        shares,
+        standard_error=(shares[0] * (1 - shares[0]) / len(context.sample_sets[0])) ** 0.5,
         n_real=len(reference.train),
         real_photos=RealPhotos(len(reference.validation), share_recognised(reference, reference.validation)),
         note="share of samples that a linear probe, fitted to training photos, assigns to the class of the prompt",
@@ -310,6 +352,7 @@ def memorisation_metrics(context: _Context) -> Iterator[Metric]:
             [getattr(copy, name) for copy in copies],
             n_real=len(reference.train),
             real_photos=RealPhotos(len(reference.validation), expected),
+            standard_error=copies[0].standard_errors.get(name),
             note=note,
         )
 
@@ -376,10 +419,15 @@ def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[C
     predicted = [guess for samples in sample_sets for guess in reference.probe.predict(samples.features.cpu())]
     validation = reference.validation
     held_out = accuracy(reference.probe.predict(validation.features.cpu()), validation.labels or ())
+    features = torch.cat([samples.features for samples in sample_sets])
     found = []
     for label, share in accuracy(predicted, labels).items():
         assigned = Counter(guess for guess, asked in zip(predicted, labels, strict=True) if asked == label)
         mistaken_for = next((guess for guess, _ in assigned.most_common() if guess != label), None)
-        counts = dict(assigned.most_common())
-        found.append(ClassResult(label, labels.count(label), share, held_out.get(label), mistaken_for, counts))
+        photos, other = (
+            side.features[rows_of(side.labels or (), label)] for side in (reference.photos, reference.other)
+        )
+        covered = class_coverage(photos, features[rows_of(labels, label)], other, K_COVERAGE, reference.state)
+        n, counts = labels.count(label), dict(assigned.most_common())
+        found.append(ClassResult(label, n, share, held_out.get(label), mistaken_for, covered, counts))
     return found

@@ -8,8 +8,7 @@ note; NaN and infinity, which are not JSON, are never written.
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,8 +16,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..errors import InputError
 from ..files import write_json
 from ..sampling import Sampling
+from .earlier_results import from_version_1
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Better = Literal["higher", "lower", "near real photos"]
 
@@ -70,6 +70,11 @@ class ExtractorInfo:
         return self.name == "inception"
 
     @property
+    def is_clip(self) -> bool:
+        """Whether it embeds images as a CLIP does, by its name: "clip", or an id or a folder such as clip-vit-base."""
+        return re.search(r"\bclip\b", self.name, re.IGNORECASE) is not None
+
+    @property
     def distance_name(self) -> str:
         """Name of its Frechet distance: only Inception's features give an FID."""
         return "FID" if self.is_inception else f"FD ({self.name})"
@@ -78,6 +83,11 @@ class ExtractorInfo:
     def kernel_name(self) -> str:
         """Name of its kernel distance: only Inception's features give a KID."""
         return "KID" if self.is_inception else f"KD ({self.name})"
+
+    @property
+    def sliced_name(self) -> str:
+        """Name of its sliced squared Wasserstein distance: only Inception's features give a MIND."""
+        return "MIND" if self.is_inception else f"SW ({self.name})"
 
 
 @dataclass(frozen=True)
@@ -126,8 +136,9 @@ class Subsets:
 class Metric:
     """One number, complete in itself: it cannot be separated from its context.
 
-    `name` is one of frechet_distance, frechet_distance_infinity, kernel_distance, precision, recall, density,
-    coverage, prompt_accuracy, nearer_than_held_out, median_distance, nearer_than_closest_percent, authpct; or of
+    `name` is one of frechet_distance, frechet_distance_infinity, kernel_distance, sliced_wasserstein, cmmd (with a
+    CLIP's features only), precision, recall, density, coverage, vendi_score, prompt_accuracy, nearer_than_held_out,
+    median_distance, nearer_than_closest_percent, authpct; or of
     frechet_distance_ratio, precision_ratio, recall_ratio: the samples' score over that of real photos at the N that
     both have (`n_generated` states it; absent where the photos score 0).
     """
@@ -148,7 +159,14 @@ class Metric:
     same_n: SameN | None = None
     note: str | None = None  # how to read the number
     subsets: Subsets | None = None  # of kernel_distance only
-    standard_error: float | None = None  # of the first sample set's value, where the method gives one
+    # Of the first sample set's value, where known: over the choice of samples, of kernel_distance also of photos. It
+    # says nothing of training the model again.
+    standard_error: float | None = None
+
+    @property
+    def plus_minus(self) -> float | None:
+        """What stands after ±: over several sample sets their standard deviation, else the standard error."""
+        return self.standard_error if self.std is None else self.std
 
 
 @dataclass(frozen=True)
@@ -174,6 +192,15 @@ class FrechetCurves:
 
 
 @dataclass(frozen=True)
+class ClassCoverage:
+    """Share of a class's reference photos whose neighbourhood (k=5, among them alone) holds an image of the class."""
+
+    value: float  # by samples
+    held_out: float  # by held-out photos
+    n: int  # of both
+
+
+@dataclass(frozen=True)
 class ClassResult:
     """How many samples of a class a linear probe assigns to it."""
 
@@ -182,6 +209,7 @@ class ClassResult:
     accuracy: float  # 0 to 1
     accuracy_held_out: float | None  # of held-out photos; None where there are none of the class
     mistaken_for: str | None  # most frequent wrong class
+    coverage: ClassCoverage | None = None  # None: not measured, or fewer photos than neighbours
     assigned: dict[str, int] | None = None  # {class: samples assigned to it}; None in earlier files
 
 
@@ -215,8 +243,20 @@ class AutoencoderResult:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What one extractor found. Its fields are those of `Results`."""
+
+    extractor: ExtractorInfo
+    metrics: list[Metric]
+    fd_curves: FrechetCurves
+    per_class: list[ClassResult] | None
+    sweep: Sweep | None
+    autoencoder: AutoencoderResult | None
+
+
+@dataclass(frozen=True)
 class Results:
-    """The content of `results.json`."""
+    """The content of `results.json`: what the first extractor found, then the others in `more`."""
 
     model: ModelInfo
     data: DataInfo
@@ -229,6 +269,12 @@ class Results:
     autoencoder: AutoencoderResult | None
     versions: dict[str, str]  # of Python and the libraries
     schema_version: int = SCHEMA_VERSION
+    more: list[Measurement] = field(default_factory=list)  # by further extractors, of the same samples and photos
+
+    def each(self) -> list["Results"]:
+        """Results of one extractor each, in order."""
+        others = ({part.name: getattr(found, part.name) for part in fields(found)} for found in self.more)
+        return [replace(self, more=[]), *(replace(self, more=[], **found) for found in others)]
 
     def find(self, name: str, k: int | None = None) -> Metric | None:
         """The metric of that name and k, None where it was not measured."""
@@ -247,9 +293,9 @@ class Results:
 
         Raises:
             InputError: a value is missing without a note that says why, or not finite, or a distance over other
-                features than Inception's is called FID or KID.
+                features than Inception's is called FID, KID or MIND.
         """
-        for metric in self.metrics:
+        for metric in (metric for results in self.each() for metric in results.metrics):
             if metric.value is None and not metric.note:
                 raise InputError(
                     f"results.json lists {metric.label}, but neither its value nor a note that says why it was not"
@@ -259,11 +305,21 @@ class Results:
             values = [part.value for part in parts if part and part.value is not None]
             if not all(map(math.isfinite, values)):
                 raise InputError(f"results.json lists {metric.label}, but its value is not a finite number: {values}.")
-            if not metric.extractor.is_inception and re.search(r"\b[FK]ID\b", metric.label):
+            if not metric.extractor.is_inception and re.search(r"\b([FK]ID|MIND)\b", metric.label):
                 raise InputError(
                     f"results.json calls a distance over features of {metric.extractor.name} {metric.label}; only"
-                    " Inception's features give an FID or a KID. Evaluate the model again."
+                    " Inception's features give an FID, a KID or a MIND. Evaluate the model again."
                 )
+
+
+def folder_name(extractor: str) -> str:
+    """An extractor's name as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", extractor).strip(".") or "extractor"
+
+
+def plots_folder(out: Path, results: Results, own: Results) -> Path:
+    """Where the plots of `own`, one of `results.each()`, lie in the folder of an evaluation."""
+    return out if own.extractor == results.extractor else out / folder_name(own.extractor.name)
 
 
 def read_results(path: str | Path) -> Results:
@@ -283,13 +339,14 @@ def read_results(path: str | Path) -> Results:
         raise InputError(
             f"{path} is not a results.json of `animal-ldm evaluate`; evaluate the model again."
         ) from error
-    if version not in (1, SCHEMA_VERSION):
+    if version not in (1, 2, SCHEMA_VERSION):
         raise InputError(
             f"{path} has schema version {version}; expected 1 to {SCHEMA_VERSION}. Evaluate the model again with this"
             " version of animal-ldm, or update animal-ldm."
         )
     try:
-        return parse(Results, from_version_1(content) if version == 1 else content)
+        content = from_version_1(content) if version == 1 else content
+        return parse(Results, content | {"schema_version": SCHEMA_VERSION})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not follow the schema of results.json: {error}. Evaluate again.") from error
 
@@ -303,7 +360,7 @@ def parse(kind: Any, value: Any) -> Any:
     """
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        present = [field.name for field in fields(kind) if field.name in value]
+        present = [part.name for part in fields(kind) if part.name in value]
         constructor: Any = kind
         return constructor(**{name: parse(hints[name], value[name]) for name in present})
     origin, arguments = get_origin(kind), get_args(kind)
@@ -326,74 +383,3 @@ def parse(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"expected {kind.__name__}, found {value!r}")
     return value
-
-
-# --- earlier versions ------------------------------------------------------------------------------------------------
-
-
-STRAIGHT_LINE = (
-    "not measured: an earlier version fitted a straight line over 1/N even below the features' dimension, where "
-    "the distance is not linear; evaluate again"
-)
-NO_STANDARD_ERROR = "no standard error: measured by an earlier version, whose spread over overlapping subsets is none"
-# {metric: its note in version 1, where it is worded differently today}
-NOTES = {
-    "precision": "above real photos: the large balls of outlying photos also cover samples that resemble no photo; "
-    "read recall and density",
-    "faithfulness": "share of samples that a linear probe, fitted to training photos, assigns to the class of the "
-    "prompt",
-}
-
-
-def from_version_1(content: dict) -> dict:
-    """Version 1 had other names for the probe's accuracy, and an extrapolation that does not hold."""
-    curve = {key: content["fd_curve"][key] for key in ("sizes", "distances")}
-    photos = {key: content["fd_curve"]["real_photos"][key] for key in ("sizes", "distances")}
-    unknown = {"value": None, "slope": None, "note": STRAIGHT_LINE}
-    autoencoder = content["autoencoder"]
-    return content | {
-        "schema_version": SCHEMA_VERSION,
-        "metrics": list(metrics_from_version_1(content["metrics"])),
-        "fd_curves": {"samples": curve | unknown, "real_photos": photos | unknown},
-        "per_class": content["per_class"]
-        and [
-            {
-                "label": found["label"],
-                "n_generated": found["n_generated"],
-                "accuracy": found["recognised"],
-                "accuracy_held_out": found["recognised_held_out"],
-                "mistaken_for": found["mistaken_for"],
-            }
-            for found in content["per_class"]
-        ],
-        "sweep": content["sweep"]
-        and {
-            "parameter": content["sweep"]["parameter"],
-            "points": [
-                {"value": point["value"], "metrics": list(metrics_from_version_1(point["metrics"]))}
-                for point in content["sweep"]["points"]
-            ],
-        },
-        "autoencoder": autoencoder
-        and autoencoder
-        | {
-            "lpips": autoencoder.get("lpips"),
-            "probe_accuracy": autoencoder["recognised"],
-            "probe_accuracy_photos": autoencoder["recognised_photos"],
-        },
-        "versions": content["environment"],
-    }
-
-
-def metrics_from_version_1(metrics: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for metric in metrics:
-        metric = {**metric, "note": metric["note"] and NOTES.get(metric["name"], metric["note"])}
-        if metric["name"] == "faithfulness":
-            metric |= {"name": "prompt_accuracy", "label": "prompt accuracy"}
-        if metric["name"] == "frechet_distance_infinity":
-            photos, same_n = metric["real_photos"], metric["same_n"]
-            metric |= {"value": None, "std": None, "note": STRAIGHT_LINE}
-            metric |= {"real_photos": photos | {"value": None}, "same_n": same_n | {"value": None, "std": None}}
-        if metric["name"] == "kernel_distance":
-            metric |= {"note": NO_STANDARD_ERROR}
-        yield metric

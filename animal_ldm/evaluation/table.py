@@ -31,7 +31,7 @@ class MetricRow:
 
     @property
     def value(self) -> str:
-        return number(self.metric.value, self.metric.std)
+        return number(self.metric.value, self.metric.plus_minus)
 
     @property
     def same_n(self) -> str | None:
@@ -57,8 +57,21 @@ class MetricRow:
         return (self.metric.name, self.metric.k) in HEADLINES
 
 
+# The same metric over the features of different extractors.
+ACROSS_EXTRACTORS = {
+    "frechet_distance": "Frechet distance",
+    "frechet_distance_ratio": "Frechet distance / real photos'",
+    "frechet_distance_infinity": "Frechet distance, N→∞",
+    "kernel_distance": "kernel distance",
+    "sliced_wasserstein": "sliced Wasserstein",
+    "cmmd": "CMMD",
+}
+
+
 def table(results: Results) -> str:
     """`results` for a person to read."""
+    if results.more:
+        return table_of_extractors(results)
     first = results.metrics[0]
     lines = [
         f"{results.model.name} against {first.n_real:,} photos of {results.data.name} ({results.data.reference})",
@@ -68,15 +81,84 @@ def table(results: Results) -> str:
         *size_warning(results),
         "",
         *align(metric_rows(results.metrics)),
+        f"  {plus_minus_line(results)}",
         *(f"  {metric.label}: {metric.note}" for metric in results.metrics if metric.note),
     ]
-    if results.per_class:
-        lines += ["", *align([*class_rows(results.per_class)])]
-    if results.sweep:
-        lines += ["", *align(sweep_rows(results.sweep))]
-    if results.autoencoder:
-        lines += ["", *align(autoencoder_rows(results.autoencoder, results))]
+    for part in own_tables(results):
+        lines += ["", *part]
     return "\n".join(lines)
+
+
+def own_tables(results: Results) -> Iterator[list[str]]:
+    """Lines of the smaller tables: classes, the sweep, the autoencoder."""
+    if results.per_class:
+        yield align([*class_rows(results.per_class)])
+    if results.sweep:
+        yield align(sweep_rows(results.sweep))
+    if results.autoencoder:
+        yield align(autoencoder_rows(results.autoencoder, results))
+
+
+def table_of_extractors(results: Results) -> str:
+    """`results` of several extractors: one table with a column each."""
+    each, first = results.each(), results.metrics[0]
+    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
+    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
+    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
+    rows = [("", *(own.extractor.name for own in each), "better")]
+    for name, k in order:
+        cells = (across_cell(own.find(name, k)) for own in each)
+        metric = known[name, k]
+        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    lines = [
+        f"{results.model.name} against {first.n_real:,} photos of {results.data.name} ({results.data.reference})",
+        *(
+            f"{own.extractor.name}: weights {own.extractor.weights_digest[:12]}, {own.extractor.resize}"
+            for own in each
+        ),
+        sampling_line(results),
+        *size_warning(results),
+        f"N={n:,} samples; in brackets "
+        + ("" if n == n_equal else f"the score of {n_equal:,} of them, then ")
+        + f"that of {n_equal:,} real photos in their place",
+        "",
+        *align(rows),
+        *(["  the three distances of inception are FID, KID and MIND"] if "inception" in rows[0] else []),
+        f"  {plus_minus_line(results)}",
+    ]
+    for own in each:
+        name = own.extractor.name
+        lines += [f"  {name}, {metric.label}: {metric.note}" for metric in own.metrics if metric.note]
+        for part in own_tables(own):
+            lines += ["", f"{name}:", *part]
+    return "\n".join(lines)
+
+
+def _place(results: Results, key: tuple[str, int | None]) -> int:
+    """Position of a metric in the list, -1 where it is not."""
+    return next((i for i, metric in enumerate(results.metrics) if (metric.name, metric.k) == key), -1)
+
+
+def across_cell(metric: Metric | None) -> str:
+    """A metric's value, in brackets that at the number of real photos and the photos' own; empty without a metric."""
+    if metric is None:
+        return ""
+    brackets = [number(metric.same_n.value)] if metric.same_n and metric.same_n.n != metric.n_generated else []
+    if metric.real_photos:
+        brackets.append(number(metric.real_photos.value))
+    return number(metric.value, metric.plus_minus) + (f" ({', '.join(brackets)})" if brackets else "")
+
+
+def plus_minus_line(results: Results) -> str:
+    """What ± covers, in a sentence."""
+    repeats = results.metrics[0].repeats
+    over = f"± is the standard deviation over {repeats} sample sets"
+    if repeats == 1:
+        over = "± is the standard error over the choice of samples"
+    return (
+        f"{over}, not over trainings: training again with another seed moved a Frechet distance 3.2 times as much as "
+        "sampling again (arXiv 2606.20536)"
+    )
 
 
 def sampling_line(results: Results) -> str:
@@ -103,7 +185,7 @@ def metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
     n, n_equal = metrics[0].n_generated, metrics[0].real_photos.n if metrics[0].real_photos else 0
     rows = [("", f"N={n:,}", f"N={n_equal:,}", f"real, N={n_equal:,}", "better")]
     for metric in metrics:
-        value, of_all, real = number(metric.value, metric.std), metric.n_generated == n, metric.real_photos
+        value, of_all, real = number(metric.value, metric.plus_minus), metric.n_generated == n, metric.real_photos
         same_n = "" if of_all else value
         if metric.same_n:
             same_n = number(metric.same_n.value, metric.same_n.std)
@@ -113,10 +195,16 @@ def metric_rows(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
 
 
 def class_rows(classes: Sequence[ClassResult]) -> Iterator[tuple[str, ...]]:
-    yield "class", "samples", "prompt accuracy", "held-out photos", "most often mistaken for"
+    covered = any(found.coverage for found in classes)
+    coverage = ("coverage at equal N", "held-out photos", "N") if covered else ()
+    yield "class", "samples", "prompt accuracy", "held-out photos", *coverage, "most often mistaken for"
     for found in classes:
         held_out = "" if found.accuracy_held_out is None else f"{found.accuracy_held_out:.0%}"
-        yield found.label, f"{found.n_generated:,}", f"{found.accuracy:.0%}", held_out, found.mistaken_for or ""
+        if covered:
+            own = found.coverage
+            coverage = (f"{own.value:.0%}", f"{own.held_out:.0%}", f"{own.n:,}") if own else ("", "", "")
+        share = f"{found.accuracy:.0%}"
+        yield found.label, f"{found.n_generated:,}", share, held_out, *coverage, found.mistaken_for or ""
 
 
 def sweep_rows(sweep: Sweep) -> list[tuple[str, ...]]:
@@ -146,7 +234,7 @@ def number(value: float | None, std: float | None = None) -> str:
     """Four significant digits, and ± two of the standard deviation where there is one."""
     if value is None:
         return NOT_MEASURED
-    return f"{value:.4g}" + (f" ± {std:.2g}" if std is not None else "")
+    return f"{value:.4g}" + (f" ± {float(f'{std:.2g}'):g}" if std is not None else "")
 
 
 def align(rows: Sequence[tuple[str, ...]]) -> list[str]:

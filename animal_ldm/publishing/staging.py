@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..digest import pipeline_digest
 from ..errors import InputError
 from ..evaluation.gallery import read_gallery
 from ..evaluation.page import write_page
-from ..evaluation.results import read_results
+from ..evaluation.results import folder_name, plots_folder, read_results
 from ..files import without_nan, write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline, seal
 from ..pipeline_animal_ldm import AnimalLDMPipeline
@@ -78,7 +78,11 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
     seal(out)
     report = public_report(record.raw, public_names(record, statements))
     write_json(out / "training_report.json", without_nan(report))  # reports of earlier versions may hold NaN
-    evaluations = [stage_evaluation(folder, source, statements, pipeline, out) for folder in source.results]
+    evaluations = [
+        evaluation
+        for folder in source.results
+        for evaluation in stage_evaluations(folder, source, statements, pipeline, out)
+    ]
     samples = stage_samples(pipeline, evaluations, out, source.seed)
     model = PublishedModel(record, evaluations, samples, describe(pipeline), verified)
     card = model_card(statements, model)
@@ -166,10 +170,10 @@ def write_model_index(model: Path, out: Path) -> None:
 # --- evaluations and samples -----------------------------------------------------------------------------------------
 
 
-def stage_evaluation(
+def stage_evaluations(
     folder: Path, source: ModelSource, statements: Statements, pipeline: AnimalLDMPipeline, out: Path
-) -> Evaluation:
-    """Copy an evaluation to `evaluation/<extractor>/`, under the public names of model and photos.
+) -> Iterator[Evaluation]:
+    """Copy an evaluation to `evaluation/<extractor>/`, for each of its extractors, under public names.
 
     Raises:
         InputError: it was measured on other weights than these, or lists numbers that could mislead.
@@ -183,26 +187,27 @@ def stage_evaluation(
             f"{folder / 'results.json'} was measured on {results.model.name}, whose weights or scheduler are not those"
             f" of {source.model}. Evaluate this model, or pass --results with the folder of its evaluation."
         )
-    name = results.extractor.name
-    place = Path("evaluation", re.sub(r"[^\w.-]+", "-", name).strip(".") or "extractor")
-    if (out / place).exists():
-        raise InputError(f"--results names two evaluations with the extractor {name}. Pass one of them.")
-    published = replace(
-        results,
-        model=replace(results.model, name=statements.repo_id.split("/")[-1]),
-        data=replace(results.data, name=statements.dataset_title or ""),
-    )
-    published.write(out / place / "results.json")
-    plots = {}
-    for file, caption in (PLOTS | (PLOTS_OF_PHOTOS if source.publish_photos else {})).items():
-        if (folder / file).is_file():
-            shutil.copyfile(folder / file, out / place / file)
-            plots[(place / file).as_posix()] = caption
     images = read_gallery(folder / "gallery.json")
     if images and not source.publish_photos:
         images = images.without_photos()
-    write_page(published, images, out / place / "report.html")
-    return Evaluation(published, plots)
+    for own in results.each():
+        name = own.extractor.name
+        place = Path("evaluation", folder_name(name))
+        if (out / place).exists():
+            raise InputError(f"--results names two evaluations with the extractor {name}. Pass one of them.")
+        published = replace(
+            own,
+            model=replace(own.model, name=statements.repo_id.split("/")[-1]),
+            data=replace(own.data, name=statements.dataset_title or ""),
+        )
+        published.write(out / place / "results.json")
+        plots = {}
+        for file, caption in (PLOTS | (PLOTS_OF_PHOTOS if source.publish_photos else {})).items():
+            if (plot := plots_folder(folder, results, own) / file).is_file():
+                shutil.copyfile(plot, out / place / file)
+                plots[(place / file).as_posix()] = caption
+        write_page(published, images, out / place / "report.html")
+        yield Evaluation(published, plots)
 
 
 def stage_samples(

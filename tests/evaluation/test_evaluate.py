@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ import torch
 from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline
-from animal_ldm.commands.evaluate import main, parse_sweep
+from animal_ldm.commands.evaluate import EvaluateArguments, check, main, parse_sweep
+from animal_ldm.commands.evaluate import extractors as extractors_of
 from animal_ldm.data.prepared import load_split
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation import extractors, samples
 from animal_ldm.evaluation.images import images_of_split
 from animal_ldm.evaluation.results import read_results
 from animal_ldm.perceptual import PerceptualDistance
+from tests.evaluation.test_extractors import tiny_clip
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     results, out, printed = run(
         tiny_pipeline_folder, "-n", "30", "--steps", "2", "--repeats", "2", "--sweep", "guidance_scale=1,3"
     )
-    assert results.schema_version == 2
+    assert results.schema_version == 3
     assert results.data.photos == {"train": 60, "validation": 27}
     assert results.sampling.prompts["polar bear"] == "a polar bear"
     assert results.sampling.guidance_scale == 3
@@ -68,7 +71,8 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     assert first.real_photos.n == first.same_n.n == 27
     assert first.real_photos.value < first.value  # real photos beat an untrained model
     assert [point.value for point in results.sweep.points] == [1, 3]
-    assert results.sweep.points[1].metrics == results.metrics
+    without_errors = [replace(metric, standard_error=None) for metric in results.metrics]
+    assert [replace(metric, standard_error=None) for metric in results.sweep.points[1].metrics] == without_errors
     assert results.sweep.points[0].metrics[0].sampling.guidance_scale == 1
     assert results.fd_curves.real_photos.sizes[-1] == 27
     assert results.find("frechet_distance_infinity").value is None  # 30 samples are too few for 12 features
@@ -235,6 +239,56 @@ def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_st
     assert "fewer than 2,048 samples" in first.note
     assert first.extractor.weights_digest == digest
     assert "fewer than 2,048 samples" in capsys.readouterr().out
+
+
+# Several extractors
+
+
+def test_several_extractors_find_what_each_finds_alone(run, tiny_pipeline_folder, tiny_resnet, tmp_path):
+    tiny_clip(tmp_path / "clip")
+    options = ("-n", "24", "--steps", "1", "--reconstructions")
+    alone, *_ = run(tiny_pipeline_folder, *options)
+    results, out, printed = run(tiny_pipeline_folder, *options, "--extractor", f"{tiny_resnet},{tmp_path / 'clip'}")
+    first, clip = results.each()
+    assert first == alone
+    assert (alone.more, [found.extractor.name for found in results.more]) == ([], ["clip"])
+    assert clip.data == alone.data
+    assert clip.autoencoder.psnr == alone.autoencoder.psnr
+    assert clip.autoencoder.frechet_distance != alone.autoencoder.frechet_distance
+    assert clip.find("cmmd").label == "CMMD (clip)"
+    assert clip.find("cmmd").value > clip.find("cmmd").real_photos.value
+    assert first.find("cmmd") is None
+    assert {path.name for path in (out / "clip").iterdir()} == {"precision_recall.png", "fd_curve.png", "nearest.png"}
+    # one table with a column each
+    header = next(line for line in printed.splitlines() if line.endswith("better"))
+    assert header.split() == ["tiny-resnet", "clip", "better"]
+    [distance] = (line for line in printed.splitlines() if line.startswith("Frechet distance  "))
+    for found in (first, clip):
+        metric = found.metrics[0]
+        assert f"{metric.value:.4g} ± {metric.standard_error:.2g} ({metric.real_photos.value:.4g})" in distance
+    assert "FID" not in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "weights", "message"),
+    [
+        ("clip,clip", None, "different names"),
+        ("clip,", None, "different names"),
+        ("clip,dinov2", "somewhere", "NAME=PATH"),
+        ("clip,dinov2", "squeezenet=somewhere", "NAME=PATH"),
+    ],
+)
+def test_extractors_that_cannot_be_told_apart(names, weights, message):
+    arguments = EvaluateArguments(model="model", data=Path("data"), extractor=names, extractor_weights=weights)
+    with pytest.raises(InputError, match=message):
+        check(arguments)
+
+
+def test_weights_of_extractors():
+    arguments = EvaluateArguments(model="model", data=Path("data"), extractor="squeezenet", extractor_weights="a=b.pt")
+    assert extractors_of(arguments) == {"squeezenet": "a=b.pt"}
+    several = replace(arguments, extractor="clip,inception,dinov2", extractor_weights="dinov2=a b/c,clip=d")
+    assert extractors_of(several) == {"clip": "d", "inception": None, "dinov2": "a b/c"}
 
 
 # Refusals

@@ -1,6 +1,7 @@
 """Features of images: independent of batches and workers, cached by content, and damaged images named."""
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -60,6 +61,21 @@ def test_equal_sets_in_order():
     assert torch.equal(second.features, features[3:6])
     assert (first.labels, second.labels) == (("a", "b", "c"), ("d", "e", "f"))
     assert FeatureSet(features, None).split(3)[2].labels is None
+
+
+def test_several_extractors_read_images_once(squeezenet_weights, tiny_resnet, image_folders, tmp_path, monkeypatch):
+    images = images_of_folder(image_folders[0])
+    both = load_extractor(str(tiny_resnet)), load_extractor("squeezenet", squeezenet_weights)
+    alone = [Measurer(extractor).features(images) for extractor in both]
+    read, own = Counter(), Images.__getitem__
+    monkeypatch.setattr(Images, "__getitem__", lambda images, i: (read.update([i]), own(images, i))[1])
+    measurer = Measurer(both[0], batch_size=5, more=both[1:], cache=tmp_path)
+    for _ in range(2):  # the second time from the cache
+        found = measurer.feature_sets(images)
+        assert all(torch.allclose(a.features, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, alone, strict=True))
+        assert read == dict.fromkeys(range(len(images)), 1)
+    assert torch.equal(Measurer(both[1], cache=tmp_path).features(images), found[1].features)
+    assert read.total() == len(images)
 
 
 def test_images_of_one_size_are_stacked(tmp_path):

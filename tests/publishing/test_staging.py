@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from animal_ldm import AnimalLDMPipeline
 from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation.gallery import Gallery, Group, Neighbour, Pair, Tile
+from animal_ldm.evaluation.results import Measurement, read_results
 from animal_ldm.html import data_uri
+from animal_ldm.markdown import plain
 from animal_ldm.publishing.checks import check_files
 from animal_ldm.publishing.datasets import dataset_title, photo_terms, stage_dataset
 from animal_ldm.publishing.hub import publish
@@ -175,6 +178,22 @@ def test_report_has_public_names_and_photos_only_on_request(model, evaluation, t
     assert len(shown["with"].all("img")) == 3
     assert STATEMENTS.repo_id.split("/")[1] in shown["without"].text
     assert "prepared" not in shown["without"].text  # the folder of the photos
+
+
+def test_every_extractor_of_an_evaluation(model, evaluation, tmp_path, no_smoke_test):
+    results = read_results(evaluation / "results.json")
+    clip = replace(results.extractor, name="owner/clip")
+    of_clip = [replace(metric, extractor=clip, label=f"{metric.label} of it") for metric in results.metrics]
+    more = Measurement(clip, of_clip, results.fd_curves, results.per_class, None, None)
+    replace(results, more=[more]).write(evaluation / "results.json")
+    (evaluation / "owner-clip").mkdir()
+    (evaluation / "owner-clip" / "fd_curve.png").write_bytes(b"plot")
+    stage(model, tmp_path / "staged", [evaluation])
+    staged = tmp_path / "staged" / "evaluation"
+    assert (staged / "owner-clip" / "fd_curve.png").read_bytes() == b"plot"
+    assert read_results(staged / "owner-clip" / "results.json").each()[0].metrics == of_clip
+    assert read_results(staged / "squeezenet" / "results.json").more == []
+    assert f"| {plain(of_clip[0].label)} |" in (tmp_path / "staged" / "README.md").read_text()
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
