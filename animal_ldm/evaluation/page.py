@@ -20,7 +20,10 @@ from .results import ClassResult, Curve, Metric, Results, Sweep
 from .table import (
     HEADLINES,
     MetricRow,
+    across_line,
     autoencoder_rows,
+    plus_minus_line,
+    rows_across,
     size_warning,
     sweep_rows,
 )
@@ -125,6 +128,9 @@ def write_page(results: Results, images: Gallery | None, path: Path) -> None:
         images=images,
         grid=grid,
         warnings=size_warning(results),
+        rows_across=rows_across(results) if results.more else [],
+        across_line=across_line(results),
+        plus_minus_line=plus_minus_line(results),
     )
     write_text(path, page)
 

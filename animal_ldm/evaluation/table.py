@@ -101,15 +101,7 @@ def own_tables(results: Results) -> Iterator[list[str]]:
 
 def table_of_extractors(results: Results) -> str:
     """`results` of several extractors: one table with a column each."""
-    each, first = results.each(), results.metrics[0]
-    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
-    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
-    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
-    rows = [("", *(own.extractor.name for own in each), "better")]
-    for name, k in order:
-        cells = (across_cell(own.find(name, k)) for own in each)
-        metric = known[name, k]
-        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    each, first, rows = results.each(), results.metrics[0], rows_across(results)
     lines = [
         f"{results.model.name} against {first.n_real:,} photos of {results.data.name} ({results.data.reference})",
         *(
@@ -118,9 +110,7 @@ def table_of_extractors(results: Results) -> str:
         ),
         sampling_line(results),
         *size_warning(results),
-        f"N={n:,} samples; in brackets "
-        + ("" if n == n_equal else f"the score of {n_equal:,} of them, then ")
-        + f"that of {n_equal:,} real photos in their place",
+        across_line(results),
         "",
         *align(rows),
         *(["  the three distances of inception are FID, KID and MIND"] if "inception" in rows[0] else []),
@@ -132,6 +122,27 @@ def table_of_extractors(results: Results) -> str:
         for part in own_tables(own):
             lines += ["", f"{name}:", *part]
     return "\n".join(lines)
+
+
+def rows_across(results: Results) -> list[tuple[str, ...]]:
+    """A column for each extractor."""
+    each = results.each()
+    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
+    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
+    rows = [("", *(own.extractor.name for own in each), "better")]
+    for name, k in order:
+        cells = (across_cell(own.find(name, k)) for own in each)
+        metric = known[name, k]
+        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    return rows
+
+
+def across_line(results: Results) -> str:
+    """What the numbers in `rows_across` are of."""
+    first = results.metrics[0]
+    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
+    fewer = "" if n == n_equal else f"the score of {n_equal:,} of them, then "
+    return f"N={n:,} samples; in brackets {fewer}that of {n_equal:,} real photos in their place"
 
 
 def _place(results: Results, key: tuple[str, int | None]) -> int:

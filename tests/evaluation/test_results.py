@@ -19,6 +19,7 @@ from animal_ldm.evaluation.results import (
     AutoencoderResult,
     DataInfo,
     ExtractorInfo,
+    Measurement,
     ModelInfo,
     Results,
     SamplingInfo,
@@ -268,6 +269,16 @@ def test_report_without_what_a_folder_of_images_lacks(results, page):
     shown = page(None, sampling=None, per_class=None, sweep=None, autoencoder=None, metrics=few)
     assert not shown.all("img")
     assert "not measured" in shown.text
+
+
+def test_report_of_several_extractors(results, page):
+    other = replace(EXTRACTOR, name="owner/clip")
+    metrics = [replace(metric, extractor=other, label=f"{metric.label} of it") for metric in results.metrics]
+    more = Measurement(other, metrics, results.fd_curves, results.per_class, None, None)
+    shown = page(more=[more])
+    assert {"#extractors", "#part-1", "#part-2"} <= {link["href"] for link in shown.all("a")}
+    assert all(f"{metric.label} of it" in shown.text for metric in results.metrics)
+    assert "Extractors side by side" not in page().text
 
 
 def test_an_unknown_metric_is_shown_with_its_note(results, page):
