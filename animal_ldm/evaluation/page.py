@@ -16,7 +16,7 @@ from ..html import data_uri, render_page
 from .gallery import Gallery
 from .glossary import Entry, entry, explanation
 from .plots import fit_name, fit_points, sizes_ticks
-from .results import ClassResult, Curve, Metric, Results, Sweep
+from .results import ClassResult, Curve, Results, Sweep
 from .table import (
     HEADLINES,
     MetricRow,
@@ -147,28 +147,22 @@ def grouped(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
 
 
 def precision_recall_chart(results: Results) -> Chart | None:
-    """The plane of precision and recall."""
+    """The plane of precision and recall: of all samples, of as many as there are held-out photos, and of those."""
     series = []
-    for metric in results.metrics:
-        recall = results.find("recall", metric.k)
-        if metric.name == "precision" and recall:
-            marks = "circle" if metric.k == 10 else "square"
-            for name, filled, points in (
-                (f"samples, N = {metric.n_generated:,}", True, pair(recall, metric)),
-                (
-                    f"samples, N = {metric.same_n.n:,}" if metric.same_n else "",
-                    False,
-                    pair_of("same_n", recall, metric),
-                ),
-                (
-                    f"real photos, N = {metric.real_photos.n:,}" if metric.real_photos else "",
-                    True,
-                    pair_of("real_photos", recall, metric),
-                ),
-            ):
-                if points and not (series and points == series[-1].points):
-                    colour = "photos" if name.startswith("real") else "samples"
-                    series.append(Series(f"{name}, k = {metric.k}", points, colour, marks, filled))
+    for precision in (metric for metric in results.metrics if metric.name == "precision"):
+        recall, marks = results.find("recall", precision.k), "circle" if precision.k == 10 else "square"
+        if recall is None:
+            continue
+        shown = [("samples", precision.n_generated, recall, precision)]
+        if precision.same_n and precision.same_n.n < precision.n_generated:
+            shown.append(("samples", precision.same_n.n, recall.same_n, precision.same_n))
+        if precision.real_photos:
+            shown.append(("real photos", precision.real_photos.n, recall.real_photos, precision.real_photos))
+        for name, n, x, y in shown:
+            if x is not None and x.value is not None and y.value is not None:
+                colour, filled = "samples" if name == "samples" else "photos", y is not precision.same_n
+                label = f"{name}, N = {n:,}, k = {precision.k}"
+                series.append(Series(label, [(x.value, y.value)], colour, marks, filled))
     if not series:
         return None
     return Chart(
@@ -180,15 +174,6 @@ def precision_recall_chart(results: Results) -> Chart | None:
         y_range=(0, 1),
         explanation="The best corner is the upper right; real photos show how far up and right a model can get.",
     )
-
-
-def pair(recall: Metric, precision: Metric) -> list[tuple[float, float]]:
-    return [] if recall.value is None or precision.value is None else [(recall.value, precision.value)]
-
-
-def pair_of(side: str, recall: Metric, precision: Metric) -> list[tuple[float, float]]:
-    x, y = (getattr(metric, side) for metric in (recall, precision))
-    return [] if x is None or y is None or x.value is None or y.value is None else [(x.value, y.value)]
 
 
 def fd_chart(results: Results) -> Chart | None:
