@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import IncompleteSnapshotError, RepositoryNotFoundError
 
 from .errors import InputError
 from .files import SUMS, check_sums, write_sums
@@ -118,7 +118,11 @@ def fetched(model: str, patterns: list[str]) -> Path:
     if Path(model).is_dir():
         return Path(model)
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        try:
+            return Path(snapshot_download(model, allow_patterns=patterns))
+        except IncompleteSnapshotError:
+            # No connection, and a cached copy that diffusers fetched: it lacks the sums alone, which are optional.
+            return Path(snapshot_download(model, allow_patterns=[name for name in patterns if name != SUMS]))
     except (OSError, ValueError) as error:
         if isinstance(error, RepositoryNotFoundError):
             found = "the Hub has no model of that name that you may read"
