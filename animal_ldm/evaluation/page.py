@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..charts import Chart, Series
+from ..charts import Chart, Colour, Series
 from ..files import write_text
 from ..html import data_uri, render_page
 from .gallery import Gallery
@@ -197,9 +197,9 @@ def fd_chart(results: Results) -> Chart | None:
     )
 
 
-def distance_series(name: str, curve: Curve, colour: str) -> Iterator[Series]:
+def distance_series(name: str, curve: Curve, colour: Colour) -> Iterator[Series]:
     measured = [(1 / n, distance) for n, distance in zip(curve.sizes, curve.distances, strict=True)]
-    yield Series(name, measured, colour, "circle", words=[])
+    yield Series(name, measured, colour, "circle")
     if fit := fit_points(curve):
         yield Series(fit_name(curve), fit, colour, line="solid")
 
