@@ -50,7 +50,7 @@ MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
 WORD_KINDS = ("colour", "background", "framing")
 MOST_WORDS = 6  # of a kind
-MOST_CHARACTERS = 20_000_000  # of a training report; a longer one is not read
+LARGEST_REPORT = 20_000_000  # bytes
 LONGEST_PROMPT = 1000  # characters; fewer than this many tokens are read anyway
 MOST_PROMPTS, LONGEST_TITLE = 100, 80  # buttons; characters of one, and of the model's name
 MOST_WAITING = 40  # requests in the queue; later ones are told that it is full
@@ -137,6 +137,10 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #images .wrap.full:not(.hide) { background: color-mix(in srgb, var(--body-background-fill) 88%, transparent); }
 #images .wrap.full, #images .wrap.full * { font-family: var(--font); font-size: 17px; }
 #settings-used { text-align: center; opacity: .75; overflow-wrap: anywhere; }
+.report iframe {
+  display: block; width: 100%; height: max(480px, 82vh); border: 1px solid var(--border-color-primary);
+  border-radius: 12px;
+}
 .results { min-width: 0; }
 .results .prose table { display: block; max-width: 100%; overflow-x: auto; margin: 14px 0; border: 0; font-size: 15px }
 .results .prose tr { border: 0; }
@@ -164,10 +168,12 @@ class Card:
     Attributes:
         samples: (file, prompt) of the card's samples, one for each class of the model.
         results: (Markdown, image that follows it or None), in the order of the section "Results"; empty without one.
+        reports: the evaluations' pages, as HTML; where there are any, they take the place of the results.
     """
 
     samples: list[tuple[str, str]]
     results: list[tuple[str, str | None]]
+    reports: tuple[str, ...] = ()
 
 
 def read_card(model: str) -> Card:
@@ -175,19 +181,27 @@ def read_card(model: str) -> Card:
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["README.md", "samples/*", "evaluation/**"]))
+    reports = read_reports(folder)
     if not (folder / "README.md").is_file():
-        return Card([], [])
+        return Card([], [], reports)
     try:
         card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
     except (OSError, TypeError, ValueError, YAMLError):
-        return Card([], [("The model's card cannot be read.", None)])
+        return Card([], [("The model's card cannot be read.", None)], reports)
     samples = [*widget_samples(card, folder)]
     found = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
     if not found:
-        return Card(samples, [])
+        return Card(samples, [], reports)
     texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, image, text, …, text
     images = [image_file(folder, unquote(path)) for path in texts[1::2]]
-    return Card(samples, [*zip_longest(map(inert, texts[::2]), images)])
+    return Card(samples, [*zip_longest(map(inert, texts[::2]), images)], reports)
+
+
+def read_reports(folder: Path) -> tuple[str, ...]:
+    """The pages `report.html` of the evaluations in a model's folder."""
+    files = (file for file in sorted(folder.glob("evaluation/**/report.html")) if lies_within(folder, file))
+    small = (file for file in files if file.stat().st_size <= LARGEST_REPORT)
+    return tuple(file.read_text(encoding="utf-8", errors="replace") for file in small)
 
 
 def widget_samples(card: ModelCard, folder: Path) -> Iterator[tuple[str, str]]:
@@ -201,12 +215,17 @@ def widget_samples(card: ModelCard, folder: Path) -> Iterator[tuple[str, str]]:
             yield file, sample["text"]
 
 
+def lies_within(folder: Path, file: Path) -> bool:
+    """Whether a file of a model's repository is in its folder, or where the Hub's cache keeps files."""
+    places = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    return any(map(file.resolve().is_relative_to, places))
+
+
 def image_file(folder: Path, name: str) -> str | None:
     """The image of a model's repository; None for what is no image, or lies elsewhere on this machine."""
     try:
         file = folder / name
-        places = (folder.resolve(), folder.resolve().parent.parent / "blobs")  # where the Hub's cache keeps files
-        if ".." in Path(name).parts or not any(map(file.resolve().is_relative_to, places)):
+        if ".." in Path(name).parts or not lies_within(folder, file):
             return None
         with Image.open(file, formats=["PNG", "JPEG", "WEBP"]):
             return str(file)
@@ -240,7 +259,7 @@ def read_captions(model: str) -> Captions:
         folder = Path(snapshot_download(model, allow_patterns=["training_report.json"]))
     try:
         with (folder / "training_report.json").open(encoding="utf-8") as file:
-            found = json.loads(file.read(MOST_CHARACTERS))["captions"]
+            found = json.loads(file.read(LARGEST_REPORT))["captions"]
         usable = {
             kind: [word for word in found["words"].get(kind, ()) if re.fullmatch("[a-z -]{3,20}", word)]
             for kind in WORD_KINDS
@@ -352,8 +371,20 @@ def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict)
         yield str(file), f"seed {seed + i}"
 
 
+# A report may come from a stranger: it can neither run scripts nor load anything. Links to its sections need a base.
+REPORT_HEAD = """<!doctype html><base href="about:srcdoc"><meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
+REPORT_MAY = "allow-popups allow-popups-to-escape-sandbox"  # links to papers
+
+
 def show_results(card: Card) -> None:
-    """The results of the card, text and images in turn."""
+    """The reports, or else the results of the card, text and images in turn."""
+    for report in card.reports:
+        document = html.escape(REPORT_HEAD + report)
+        frame = f'<iframe title="Evaluation report" sandbox="{REPORT_MAY}" srcdoc="{document}"></iframe>'
+        gr.HTML(frame, elem_classes="report")
+    if card.reports:
+        return
     for text, image in card.results:
         gr.Markdown(text, elem_classes="results", latex_delimiters=[])
         if image:

@@ -76,6 +76,22 @@ def carded(tiny_pipeline_folder, tmp_path_factory) -> Path:
     return folder
 
 
+REPORT = """<!doctype html><html lang="en"><title>Report</title>
+<h1>A report</h1><p><a href="#end">To the end</a></p><div style="height: 3000px"></div><h2 id="end">The end</h2>
+<img src="https://example.org/spy.png" alt=""><link rel="stylesheet" href="https://example.org/spy.css">
+<script>document.querySelector("h1").textContent = parent.document.title</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def reported(carded, tmp_path_factory) -> Path:
+    """The same with the page of an evaluation, which cannot be trusted."""
+    folder = tmp_path_factory.mktemp("reported") / "tiny"
+    shutil.copytree(carded, folder)
+    (folder / "evaluation/squeeze net/report.html").write_text(REPORT)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def page_url(carded):
     """Where the page is served, by the components as a Space loads them."""
@@ -428,6 +444,19 @@ def test_no_such_model(tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
+def test_reports_are_shown_in_place_of_the_results(reported, carded):
+    assert demo.read_card(str(carded)).reports == ()
+    card = demo.read_card(str(reported))
+    assert card.reports == (REPORT,)
+    assert card.results  # of the card too
+    page = demo.build_page(StableDiffusionPipeline.from_pretrained(reported), "tiny", [], card)
+    values = [part["props"].get("value") for part in page.get_config_file()["components"]]
+    [frame] = [value for value in values if isinstance(value, str) and "<iframe" in value]
+    assert "<script" not in frame
+    assert 'sandbox="allow-popups allow-popups-to-escape-sandbox"' in frame
+    assert not any("0.875" in str(value) for value in values)
+
+
 # --- in a browser ----------------------------------------------------------------------------------------------------
 
 
@@ -538,3 +567,25 @@ def test_waiting_in_the_browser(browser, page_url):
     page.get_by_text("queue:").wait_for(timeout=60_000)
     page.get_by_text("seed 3", exact=True).wait_for(timeout=60_000)
     assert all(len(job.result()[0]) == 8 for job in [other, *others])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_report_in_the_browser_cannot_leave_its_frame(browser, reported, width):
+    card = demo.read_card(str(reported))
+    served = demo.build_page(StableDiffusionPipeline.from_pretrained(reported), "tiny", ["a lion"], card)
+    url = demo.start(served)
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.get_by_role("tab", name="Results").click()
+    frame = page.frame_locator(".report iframe")
+    frame.get_by_role("heading", name="A report").wait_for(timeout=60_000)
+    frame.get_by_role("link", name="To the end").click()
+    page.wait_for_timeout(500)
+    assert frame.get_by_role("heading", name="A report").count() == 1  # still there, and no script has changed it
+    assert frame.get_by_role("heading", name="The end").evaluate("end => end.getBoundingClientRect().top") < 844
+    assert not [address for address in asked if not address.startswith((url, "data:", "blob:", "about:"))]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    served.close()

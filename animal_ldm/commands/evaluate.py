@@ -20,9 +20,10 @@ SWEPT = {"guidance_scale": float, "guidance_rescale": float, "num_inference_step
 class EvaluateArguments(SamplingOptions):
     """Measure a model's samples against real photos.
 
-    Writes results.json (animal_ldm/evaluation/results.py documents its fields), samples.png, precision_recall.png,
-    fd_curve.png, nearest.png, captions.png for prompts from the data and, with --sweep, sweep.png. An interrupted run
-    resumes where it stopped. Several processes share the work: `accelerate launch -m animal_ldm evaluate MODEL ...`.
+    Writes report.html, a page that a browser opens anywhere; results.json (animal_ldm/evaluation/results.py documents
+    its fields); samples.png, precision_recall.png, fd_curve.png, nearest.png, captions.png for prompts from the data
+    and, with --sweep, sweep.png. An interrupted run resumes where it stopped. Several processes share the work:
+    `accelerate launch -m animal_ldm evaluate MODEL ...`.
     """
 
     # Pipeline folder, id of a model on the Hub, or a folder of images that were generated before.
@@ -185,5 +186,5 @@ def main(argv: list[str] | None = None) -> None:
     results = evaluate(model, photos, measurer, settings)
     if state.is_main_process:
         print(table(results))
-        print(f"\nresults.json and plots: {settings.out}")
+        print(f"\nreport.html, results.json and plots: {settings.out}")
     state.destroy_process_group()

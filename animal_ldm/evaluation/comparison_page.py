@@ -1,22 +1,23 @@
 """A comparison as plain text, Markdown, one HTML file and a picture."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..files import whole_file, write_text
+from ..html import data_uri, render_page
 from ..markdown import plain
 from .compare import RETRAINING, SURE, Cell, Comparison, Row, Table
 from .comparison_sources import SampleRow
+from .glossary import explanation
 from .plots import QUIET, REAL, SAMPLES
-from .table import align
+from .table import ARROWS, align
 
-ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
+PICTURE_SIDE = 2400  # pixels
 # Metrics in the picture, with their k.
 PICTURED = (
     ("frechet_distance", None),
@@ -95,12 +96,17 @@ def markdown_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def as_html(comparison: Comparison, picture: Path) -> str:
     """One file that loads nothing."""
-    environment = Environment(
-        loader=PackageLoader("animal_ldm"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    with Image.open(picture) as image:
+        uri = data_uri(image, PICTURE_SIDE)
+    return render_page(
+        "compare.html",
+        comparison=comparison,
+        picture=uri,
+        explained=EXPLAINED,
+        arrows=ARROWS,
+        marked=marked,
+        explanation=explanation,
     )
-    image = base64.b64encode(picture.read_bytes()).decode()
-    values = {"comparison": comparison, "picture": image, "explained": EXPLAINED, "arrows": ARROWS, "marked": marked}
-    return environment.get_template("compare.html").render(values)
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------

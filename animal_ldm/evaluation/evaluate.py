@@ -16,7 +16,9 @@ from ..sampling import Sampling
 from . import plots
 from .faithfulness import TextReference, TextReport, held_out_texts
 from .features import FeatureSet, Measurer
+from .gallery import SamplesAndPhotos, gallery
 from .images import Images
+from .page import write_page
 from .reconstruction import measure_reconstructions, reconstruct
 from .report import Reference, measure
 from .results import (
@@ -247,23 +249,28 @@ def write(
     train: Images,
     out: Path,
 ) -> None:
-    """results.json and the plots: of the first extractor here, of the others in a folder with the extractor's name.
+    """results.json, the report and the plots: those of other extractors than the first in a folder with their name.
 
-    The file comes last: where it is, the plots beside it are of the same run.
+    results.json comes last: where it is, the others are of the same run.
 
     Args:
         measured: by every extractor, the photos' and the samples' features.
         train: the training photos.
     """
-    first_set = samples.take(range(len(measured[0][1][0])))
-    plots.save_sample_grid(first_set, results, out / "samples.png")
-    plots.save_captioned_samples(first_set, results, out / "captions.png")
-    for own, (reference, [first, *_]) in zip(results.each(), measured, strict=True):
+    first = samples.take(range(len(measured[0][1][0])))
+    plots.save_sample_grid(first, results, out / "samples.png")
+    plots.save_captioned_samples(first, results, out / "captions.png")
+    for own, (reference, [features, *_]) in zip(results.each(), measured, strict=True):
         folder = plots_folder(out, results, own)
         plots.save_precision_recall(own, folder / "precision_recall.png")
         plots.save_fd_curve(own, folder / "fd_curve.png")
-        panel = plots.NearestPanel(samples.take(range(len(first))), first.features, train, reference.train.features)
-        plots.save_nearest_panel(panel, own.extractor.name, folder / "nearest.png")
+        compared = SamplesAndPhotos(first, features.features, train, reference.train.features)
+        nearest = compared.nearest_photos()
+        plots.save_nearest_panel(compared, nearest, own.extractor.name, folder / "nearest.png")
+        if folder == out:
+            images = gallery(results, compared, nearest)
+            images.write(out / "gallery.json")
+            write_page(results, images, out / "report.html")
         if own.sweep:
             plots.save_sweep(own, folder / "sweep.png")
     results.write(out / "results.json")

@@ -432,13 +432,12 @@ def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[C
     features = torch.cat([samples.features for samples in sample_sets])
     found = []
     for label, share in accuracy(predicted, labels).items():
-        mistakes = Counter(
-            guess for guess, asked in zip(predicted, labels, strict=True) if asked == label and guess != label
-        )
-        most_frequent = mistakes.most_common(1)[0][0] if mistakes else None
+        assigned = Counter(guess for guess, asked in zip(predicted, labels, strict=True) if asked == label)
+        mistaken_for = next((guess for guess, _ in assigned.most_common() if guess != label), None)
         photos, other = (
             side.features[rows_of(side.labels or (), label)] for side in (reference.photos, reference.other)
         )
         covered = class_coverage(photos, features[rows_of(labels, label)], other, K_COVERAGE, reference.state)
-        found.append(ClassResult(label, labels.count(label), share, held_out.get(label), most_frequent, covered))
+        n, counts = labels.count(label), dict(assigned.most_common())
+        found.append(ClassResult(label, n, share, held_out.get(label), mistaken_for, covered, counts))
     return found

@@ -213,6 +213,7 @@ class ClassResult:
     accuracy_held_out: float | None  # of held-out photos; None where there are none of the class
     mistaken_for: str | None  # most frequent wrong class
     coverage: ClassCoverage | None = None  # None: not measured, or fewer photos than neighbours
+    assigned: dict[str, int] | None = None  # {class: samples assigned to it}; None in earlier files
 
 
 @dataclass(frozen=True)

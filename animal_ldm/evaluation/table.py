@@ -1,8 +1,61 @@
 """Results as tables of plain text."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from .results import AttributeResult, AutoencoderResult, ClassResult, Metric, Results, Sweep
+from .results import BASELINE, AttributeResult, AutoencoderResult, ClassResult, Metric, Results, Sweep
+
+NOT_MEASURED = "not measured"
+ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
+HEADLINES = {
+    ("frechet_distance", None),
+    ("precision", BASELINE.k),
+    ("recall", BASELINE.k),
+    ("prompt_accuracy", None),
+}
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric as cells of a table; None: does not apply."""
+
+    metric: Metric
+
+    @property
+    def label(self) -> str:
+        return self.metric.label
+
+    @property
+    def arrow(self) -> str:
+        return ARROWS[self.metric.better]
+
+    @property
+    def value(self) -> str:
+        return number(self.metric.value, self.metric.plus_minus)
+
+    @property
+    def same_n(self) -> str | None:
+        found = self.metric.same_n
+        return number(found.value, found.std) if found else None
+
+    @property
+    def photos_value(self) -> str:
+        found = self.metric.real_photos
+        return number(found.value) if found else NOT_MEASURED
+
+    @property
+    def photos(self) -> str:
+        found = self.metric.real_photos
+        return f"{number(found.value)} (N={found.n:,})" if found else NOT_MEASURED
+
+    @property
+    def n(self) -> str:
+        return f"{self.metric.n_generated:,} / {self.metric.n_real:,}"
+
+    @property
+    def headline(self) -> bool:
+        return (self.metric.name, self.metric.k) in HEADLINES
+
 
 PROMPTS = {"classes": "class names", "data": "captions of the photos"}
 HOW_TO_READ_WORDS = (
@@ -58,15 +111,7 @@ def own_tables(results: Results) -> Iterator[list[str]]:
 
 def table_of_extractors(results: Results) -> str:
     """`results` of several extractors: one table with a column each."""
-    each, first = results.each(), results.metrics[0]
-    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
-    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
-    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
-    rows = [("", *(own.extractor.name for own in each), "better")]
-    for name, k in order:
-        cells = (across_cell(own.find(name, k)) for own in each)
-        metric = known[name, k]
-        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    each, first, rows = results.each(), results.metrics[0], rows_across(results)
     lines = [
         f"{results.model.name} against {first.n_real:,} photos of {results.data.name} ({results.data.reference})",
         *(
@@ -75,9 +120,7 @@ def table_of_extractors(results: Results) -> str:
         ),
         sampling_line(results),
         *size_warning(results),
-        f"N={n:,} samples; in brackets "
-        + ("" if n == n_equal else f"the score of {n_equal:,} of them, then ")
-        + f"that of {n_equal:,} real photos in their place",
+        across_line(results),
         "",
         *align(rows),
         *(["  the three distances of inception are FID, KID and MIND"] if "inception" in rows[0] else []),
@@ -89,6 +132,27 @@ def table_of_extractors(results: Results) -> str:
         for part in own_tables(own):
             lines += ["", f"{name}:", *part]
     return "\n".join(lines)
+
+
+def rows_across(results: Results) -> list[tuple[str, ...]]:
+    """A column for each extractor."""
+    each = results.each()
+    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
+    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
+    rows = [("", *(own.extractor.name for own in each), "better")]
+    for name, k in order:
+        cells = (across_cell(own.find(name, k)) for own in each)
+        metric = known[name, k]
+        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    return rows
+
+
+def across_line(results: Results) -> str:
+    """What the numbers in `rows_across` are of."""
+    first = results.metrics[0]
+    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
+    fewer = "" if n == n_equal else f"the score of {n_equal:,} of them, then "
+    return f"N={n:,} samples; in brackets {fewer}that of {n_equal:,} real photos in their place"
 
 
 def _place(results: Results, key: tuple[str, int | None]) -> int:
@@ -214,7 +278,7 @@ def autoencoder_rows(found: AutoencoderResult, results: Results) -> list[tuple[s
 def number(value: float | None, std: float | None = None) -> str:
     """Four significant digits, and ± two of the standard deviation where there is one."""
     if value is None:
-        return "not measured"
+        return NOT_MEASURED
     return f"{value:.4g}" + (f" ± {float(f'{std:.2g}'):g}" if std is not None else "")
 
 

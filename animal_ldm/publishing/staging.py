@@ -19,6 +19,8 @@ from safetensors import safe_open
 from ..data.captions import with_article
 from ..digest import pipeline_digest
 from ..errors import InputError
+from ..evaluation.gallery import read_gallery
+from ..evaluation.page import write_page
 from ..evaluation.results import folder_name, plots_folder, read_results
 from ..files import without_nan, write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline, seal
@@ -188,6 +190,9 @@ def stage_evaluations(
             f"{folder / 'results.json'} was measured on {results.model.name}, whose weights or scheduler are not those"
             f" of {source.model}. Evaluate this model, or pass --results with the folder of its evaluation."
         )
+    images = read_gallery(folder / "gallery.json")
+    if images and not source.publish_photos:
+        images = images.without_photos()
     for own in results.each():
         name = own.extractor.name
         place = Path("evaluation", folder_name(name))
@@ -204,6 +209,7 @@ def stage_evaluations(
             if (plot := plots_folder(folder, results, own) / file).is_file():
                 shutil.copyfile(plot, out / place / file)
                 plots[(place / file).as_posix()] = caption
+        write_page(published, images, out / place / "report.html")
         yield Evaluation(published, plots)
 
 

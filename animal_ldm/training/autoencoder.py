@@ -106,6 +106,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
                 measured = validation_pixels if run.done else some_validation_pixels
                 run.announce(validate(vae, measured, size, perceptual))
                 run.log_image("reconstructions", reconstruction_grid(vae, validation_pixels, size))
+            run.write_page()
         if run.due(arguments.checkpoint_every):
             run.checkpoint()
 

@@ -26,6 +26,7 @@ from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
 from .kinds import Kind, arguments_of
 from .pace import Length, Pace
+from .page import write_page
 from .stream import micro_batches
 
 logger = logging.getLogger(__name__)
@@ -311,24 +312,34 @@ class Run:
             save_checkpoint(self.output_dir, self.images_seen, self.identity, self.parts, keep)
         self.accelerator.wait_for_everyone()
 
+    def report(self, **results: Any) -> dict[str, Any]:
+        """The run so far, as `training_report.json` has it: arguments, identity, cost, history, machine, versions."""
+        measured = {"num_epochs": self.total_images / self.photos} if self.length else {}
+        return without_nan(
+            {
+                "arguments": self.arguments.record() | measured,
+                "argument_history": self.argument_history,
+                "identity": self.identity,
+                "images_seen": self.images_seen,
+                **({"length": asdict(self.length)} if self.length else {}),
+                **results,
+                **self.meter.report(),
+                "hardware": {**hardware(), "processes": self.accelerator.num_processes},
+                "versions": library_versions(*LIBRARIES),
+                "history": self.history,
+            }
+        )
+
+    def write_page(self, **results: Any) -> None:
+        """Write `training.html` into `output_dir`; `results` are further parts of the report that it shows."""
+        write_page(self.report(**results), self.total_images, self.output_dir)
+
     def write_report(self, digest_notes: dict[str, str], **results: Any) -> None:
-        """Write `training_report.json` into `output_dir`: arguments, identity, cost, history, machine, versions.
+        """Write `training_report.json` and `training.html` into `output_dir`.
 
         Args:
             digest_notes: what the digests in the report are computed over.
         """
-        measured = {"num_epochs": self.total_images / self.photos} if self.length else {}
-        report = {
-            "arguments": self.arguments.record() | measured,
-            "argument_history": self.argument_history,
-            "identity": self.identity,
-            "images_seen": self.images_seen,
-            **({"length": asdict(self.length)} if self.length else {}),
-            **results,
-            "digest_notes": {"identity.data": DATA_DIGEST_NOTE, **digest_notes},
-            **self.meter.report(),
-            "hardware": {**hardware(), "processes": self.accelerator.num_processes},
-            "versions": library_versions(*LIBRARIES),
-            "history": self.history,
-        }
-        write_json(self.output_dir / "training_report.json", without_nan(report))
+        report = self.report(**results, digest_notes={"identity.data": DATA_DIGEST_NOTE, **digest_notes})
+        write_json(self.output_dir / "training_report.json", report)
+        write_page(report, self.total_images, self.output_dir)

@@ -139,6 +139,7 @@ def train(arguments: TrainingArguments) -> Path | None:
                 loss = validation_loss(trainer.model, trainer.noise_scheduler, validation_batch, device)
                 run.announce({"validation/loss": loss})
                 run.log_image("samples", sample_grid(pipeline, arguments, captions))
+            run.write_page(classes=train_split.classes)
         if best is not None and run.due(arguments.eval_every):
             with trainer.averaged():
                 best.evaluate()

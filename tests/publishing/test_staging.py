@@ -9,12 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
+from animal_ldm.evaluation.gallery import Gallery, Group, Neighbour, Pair, Tile
 from animal_ldm.evaluation.results import Measurement, read_results
+from animal_ldm.html import data_uri
 from animal_ldm.loading import store_sampling_defaults
 from animal_ldm.markdown import plain
 from animal_ldm.publishing.checks import check_files
@@ -24,6 +27,7 @@ from animal_ldm.publishing.request import ModelSource, Target
 from animal_ldm.publishing.smoke_test import SmokeTest, smoke_test
 from animal_ldm.publishing.staging import stage_model
 from animal_ldm.sampling import Sampling
+from tests.webpage import Page
 
 from .hub_server import TOKEN
 from .test_card import STATEMENTS
@@ -45,7 +49,7 @@ HALF_PRECISION_FILES = {
     "vae/diffusion_pytorch_model.fp16.safetensors",
 }
 EVALUATION_FILES = {
-    f"evaluation/squeezenet/{name}" for name in ("results.json", "samples.png", "precision_recall.png")
+    f"evaluation/squeezenet/{name}" for name in ("results.json", "report.html", "samples.png", "precision_recall.png")
 }
 SAMPLE_FILES = {f"samples/{name}.png" for name in ("00-lion", "01-polar_bear", "02-wolf", "03-zebra")}
 OWN_FILES = {"README.md", "SHA256SUMS", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
@@ -180,6 +184,23 @@ def test_plots_of_training_photos_only_on_request(model, evaluation, tmp_path, n
     stage(model, tmp_path / "with", [evaluation], publish_photos=True)
     assert files_of(tmp_path / "with") - files_of(tmp_path / "without") == {"evaluation/squeezenet/nearest.png"}
     assert "nearest.png" not in (tmp_path / "without/README.md").read_text()
+
+
+def test_report_has_public_names_and_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
+    pixel = data_uri(Image.new("RGB", (8, 8)), 8)
+    pair = Pair("lion", Tile(1, None, 1, pixel), [Neighbour(0.5, pixel)])
+    Gallery([Group("lion", [Tile(0, "a lion", 0, pixel)])], "squeezenet", [pair], []).write(
+        evaluation / "gallery.json"
+    )
+    shown = {}
+    for name, publish_photos in (("without", False), ("with", True)):
+        stage(model, tmp_path / name, [evaluation], publish_photos=publish_photos)
+        shown[name] = Page(tmp_path / name / "evaluation/squeezenet/report.html")
+        shown[name].check()
+    assert len(shown["without"].all("img")) == 1
+    assert len(shown["with"].all("img")) == 3
+    assert STATEMENTS.repo_id.split("/")[1] in shown["without"].text
+    assert "prepared" not in shown["without"].text  # the folder of the photos
 
 
 def test_every_extractor_of_an_evaluation(model, evaluation, tmp_path, no_smoke_test):

@@ -26,6 +26,7 @@ from animal_ldm.commands import ema
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
 from animal_ldm.errors import InputError, MachineError
 from animal_ldm.loading import load_pipeline
+from animal_ldm.training import run
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
 from animal_ldm.training.checkpoints import checkpoint_paths
@@ -131,6 +132,14 @@ def test_report_says_what_was_done(arguments):
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["hardware"]["processes"] == 1
     assert report["autoencoder"] is None
+    assert "Finished after 48 images" in Path(arguments.output_dir, "training.html").read_text()
+
+
+def test_page_is_written_at_every_validation(arguments, monkeypatch):
+    written = []
+    monkeypatch.setattr(run, "write_page", lambda report, total, _: written.append((report["images_seen"], total)))
+    train(dataclasses.replace(arguments, validate_every=16))
+    assert written == [(16, 48), (32, 48), (48, 48), (48, 48)]  # once more with the final report
 
 
 def test_captions_that_say_more_than_the_class(arguments, tmp_path):
