@@ -1,12 +1,15 @@
 """Batches for the denoiser: latents with noise, timesteps and captions, each a pure function of its generator."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from ..data.prepared import PreparedSplit
 from .latents import sample_latents
+from .stream import ImageStream, step_generator
 from .text import Captions
 
 
@@ -21,14 +24,17 @@ class Batch:
     features: torch.Tensor | None  # (B, 512, s, s), what the middle of the UNet learns to predict
 
     def piece(self, rows: slice, device: torch.device) -> "Batch":
-        """The samples `rows`, on `device`."""
-        return Batch(
-            latents=self.latents[rows].to(device),
-            noise=self.noise[rows].to(device),
-            timesteps=self.timesteps[rows].to(device),
-            captions=self.captions[rows].to(device),
-            features=None if self.features is None else self.features[rows].to(device),
-        )
+        """The samples `rows`, on `device`; copied there while the CPU goes on if the batch is `pinned`."""
+        asynchronous = device.type == "cuda"
+        return self._each(lambda tensor: tensor[rows].to(device, non_blocking=asynchronous))
+
+    def pinned(self) -> "Batch":
+        """In page-locked memory, from which CUDA copies asynchronously."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: None if tensor is None else change(tensor) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,35 @@ class EncodedPhotos:
         spread = (torch.arange(len(chosen)) + 0.5) * self.process.num_timesteps / len(chosen)
         timesteps = spread.long()[torch.randperm(len(chosen), generator=generator)]
         return replace(batch, latents=latents, timesteps=timesteps)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a run, each a function of (seed, images seen)."""
+
+    photos: EncodedPhotos
+    stream: ImageStream
+    batch_size: int
+    caption_dropout: float
+    device: torch.device  # where they are trained on
+
+    def at(self, images_seen: int) -> Batch:
+        chosen = self.stream.indices(images_seen, self.batch_size)
+        batch = self.photos.batch(chosen, step_generator(self.stream.seed, images_seen), self.caption_dropout)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def along(self, steps: Iterable[int]) -> Iterator[tuple[int, Batch]]:
+        """Yield (images seen, batch) for all `steps`, which begin one batch after another.
+
+        A thread prepares the next batch while the caller trains on this one; not on the CPU, whose cores the training
+        needs. After the last step one batch is left over.
+        """
+        if self.device.type == "cpu":
+            yield from ((images_seen, self.at(images_seen)) for images_seen in steps)
+            return
+        with ThreadPoolExecutor(1, "batches") as thread:
+            following = None
+            for images_seen in steps:
+                batch = (following or thread.submit(self.at, images_seen)).result()
+                following = thread.submit(self.at, images_seen + self.batch_size)
+                yield images_seen, batch

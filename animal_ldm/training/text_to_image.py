@@ -28,7 +28,7 @@ from ..released import model_folder
 from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
-from .batches import Batch, DiffusionProcess, EncodedPhotos
+from .batches import Batch, Batches, DiffusionProcess, EncodedPhotos
 from .cache import Cache, fingerprint
 from .cost import autoencoder_record
 from .ema import EMA, PowerAverages
@@ -55,7 +55,7 @@ from .objective import (
     training_target,
 )
 from .run import Run, accumulate, learning_rate_schedule, start_accelerator
-from .stream import ImageStream, step_generator, step_seed
+from .stream import ImageStream, step_seed
 from .text import Captions, caption_record, known_words, load_text_encoder, take_over
 from .validation import BestWeights, grid_captions, inference, sample_grid, save_pipeline, validation_loss
 
@@ -118,10 +118,9 @@ def train(arguments: TrainingArguments) -> Path | None:
     pipeline = build_pipeline(arguments, networks, train_split, classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
+    batches = Batches(photos, stream, arguments.batch_size, arguments.caption_dropout, device)
 
-    for images_seen in run.steps():
-        chosen = stream.indices(images_seen, arguments.batch_size)
-        batch = photos.batch(chosen, step_generator(arguments.seed, images_seen), arguments.caption_dropout)
+    for images_seen, batch in batches.along(run.steps()):
         # dropout inside the networks is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
         losses = trainer.step(batch)

@@ -1,5 +1,6 @@
 """Which caption a photo gets: each of its own equally often, as a function of the generator alone."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from animal_ldm.data.prepared import PreparedSplit
-from animal_ldm.training.batches import DiffusionProcess, EncodedPhotos
+from animal_ldm.training.batches import Batches, DiffusionProcess, EncodedPhotos
 from animal_ldm.training.cache import Cache
+from animal_ldm.training.stream import ImageStream, step_generator
 from animal_ldm.training.text import Captions
 from tests.conftest import tiny_text_encoder, tiny_tokenizer
 
@@ -63,3 +65,40 @@ def test_one_caption_each_draws_nothing(encoded):
     torch.randint(1000, (3,), generator=expected)
     torch.rand(3, generator=expected)
     assert torch.equal(generator.get_state(), expected.get_state())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_batches_are_the_same_wherever_they_are_prepared(encoded, device):
+    """On the CPU in turn, elsewhere by a thread ("meta" stands for a GPU); from any step of the run on."""
+    photos = encoded(CAPTIONS)
+    batches = Batches(photos, ImageStream("abc", 0), 2, 0.1, torch.device(device))
+    for start in (0, 4):
+        steps = range(start, 12, 2)
+        for images_seen, (found, batch) in zip(steps, batches.along(steps), strict=True):
+            chosen = ImageStream("abc", 0).indices(images_seen, 2)
+            expected = photos.batch(chosen, step_generator(0, images_seen), 0.1)
+            assert found == images_seen
+            assert torch.equal(batch.latents, expected.latents) and torch.equal(batch.noise, expected.noise)
+            assert torch.equal(batch.timesteps, expected.timesteps) and torch.equal(batch.captions, expected.captions)
+
+
+def test_the_next_batch_is_prepared_during_the_step(encoded):
+    photos, wanted = encoded(CAPTIONS), threading.Event()
+
+    class Watched(ImageStream):
+        def indices(self, images_seen: int, count: int) -> np.ndarray:
+            if images_seen == 2:
+                wanted.set()
+            return super().indices(images_seen, count)
+
+    batches = Batches(photos, Watched("abc", 0), 2, 0.1, torch.device("meta"))
+    for images_seen, _ in batches.along(iter([0])):
+        assert images_seen == 0 and wanted.wait(timeout=10)
+
+
+def test_an_error_of_the_thread_is_raised_in_the_loop(encoded):
+    photos = encoded(CAPTIONS)
+    photos.moments = photos.moments[:1]
+    batches = Batches(photos, ImageStream("abc", 0), 3, 0.1, torch.device("meta"))
+    with pytest.raises(IndexError):
+        list(batches.along(range(0, 6, 3)))
