@@ -277,6 +277,7 @@ def with_word(prompt: str, kind: str, word: str, known: Sequence[str]) -> str:
         kind: one of `WORD_KINDS`.
         known: the words of this kind.
     """
+    prompt = prompt[:LONGEST_PROMPT]
     others = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
     with_article = f"an {word}" if word[0] in "aeiou" else f"a {word}"
     if kind == "framing":
@@ -529,7 +530,7 @@ class Gate:
             return "This page takes no files.", 403
         if "transfer-encoding" in headers or not re.fullmatch("[0-9]{0,5}", headers.get("content-length", "")):
             return "A request may have 99,999 bytes, and must state its size.", 413
-        if action not in ("join", "generate"):
+        if action not in ("join", "generate", "predict"):
             return None
         if (minute := int(time.monotonic() // 60)) != self.minute:
             self.minute, self.requests = minute, Counter()
