@@ -7,7 +7,7 @@ weights and imports only torch, diffusers and transformers.
 
 # Components and configs are set dynamically by diffusers, and arguments are checked by `check_inputs`.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import contextlib
 import json
