@@ -407,13 +407,14 @@ def sampling_defaults(pipeline: Any) -> dict[str, Any]:
     """`DEFAULTS`, and the model's own in their place; without those that the pipeline's class does not take."""
     stored = pipeline.config.get("sampling_defaults")
     if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
-        stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
+        config: Any = DiffusionPipeline.load_config(model)
+        stored = config.get("sampling_defaults")
     taken = inspect.signature(pipeline.__call__).parameters
     return DEFAULTS | {setting: value for setting, value in (stored or {}).items() if setting in taken}
 
 
 def build_page(
-    pipeline: DiffusionPipeline,
+    pipeline: Any,
     name: str,
     prompts: Sequence[str],
     card: Card,
