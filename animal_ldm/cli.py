@@ -11,14 +11,18 @@ from .locks import full_disk
 
 # command -> (module, what it does). A module is imported when its command is called.
 COMMANDS = {
+    "run": ("run", "photos -> a measured model with its card, in the minutes there are: all of the below in order"),
     "prepare": ("prepare", "photos -> captioned square images, split into train and validation"),
     "caption": ("caption", "captions by a model for the photos of a prepared dataset"),
     "train-autoencoder": ("train_autoencoder", "square images -> an AutoencoderKL"),
     "train": ("train", "square images and an autoencoder -> a text-to-image pipeline"),
+    "ema": ("ema", "a finished run with snapshots -> its pipeline with averaged weights of another length"),
     "generate": ("generate", "a prompt -> images"),
     "evaluate": ("evaluate", "a pipeline and real photos -> results.json, tables and plots"),
+    "tune": ("tune", "a pipeline and real photos -> the best sampling settings, stored as its defaults"),
     "compare": ("compare", "results of several models -> one table, one picture, one page"),
     "demo": ("demo", "a pipeline -> a page in the browser that generates images"),
+    "doctor": ("doctor", "what this machine can do, and what to install"),
     "push": ("push", "a pipeline or a prepared dataset -> the Hugging Face Hub"),
 }
 

@@ -15,6 +15,7 @@ The page trusts neither users nor cards: it shows their texts as text, serves on
 """
 
 import html
+import inspect
 import json
 import os
 import re
@@ -22,8 +23,9 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,16 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from yaml import YAMLError
 
-# The pipeline's own defaults. A Space loads the model with diffusers' class, which has others.
-STEPS = 25
-GUIDANCE = 3.0
+# Where a model sets no defaults of its own. A Space loads it with diffusers' class, which has others.
+DEFAULTS = {"num_inference_steps": 25, "guidance_scale": 3.0}
 
 MOST_IMAGES = 8  # in one batch
 MOST_STEPS = 100
 MOST_GUIDANCE = 10.0
 LARGEST_SEED = 2**32 - 1
+WORD_KINDS = ("colour", "background", "framing")
+MOST_WORDS = 6  # of a kind
+LARGEST_REPORT = 20_000_000  # bytes
 LONGEST_PROMPT = 1000  # characters; fewer than this many tokens are read anyway
 MOST_PROMPTS, LONGEST_TITLE = 100, 80  # buttons; characters of one, and of the model's name
 MOST_WAITING = 40  # requests in the queue; later ones are told that it is full
@@ -115,7 +119,10 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #shown { grid-area: 1 / 2 / 3 / 3; }
 #prompt textarea { font-size: 20px; }
 #words { gap: 8px; flex-wrap: wrap; }
-#words button { flex: 0 0 auto; min-width: 0; width: auto; padding: 7px 14px; border-radius: 99px; font-size: 16px; }
+#attributes { gap: 6px; flex-wrap: wrap; }
+#words button, #attributes button { flex: 0 0 auto; min-width: 0; width: auto; border-radius: 99px; }
+#words button { padding: 7px 14px; font-size: 16px; }
+#attributes button { padding: 4px 11px; font-size: 14px; }
 #settings #seed .block { padding-bottom: 0; }
 #seed { align-items: end; gap: 10px; flex-wrap: nowrap; }
 #seed button { flex: 0 0 auto; width: auto; min-width: 0; height: 48px; padding: 0 18px; font-size: 16px; }
@@ -130,6 +137,10 @@ button[role="tab"][aria-selected="true"] { color: var(--body-text-color); }
 #images .wrap.full:not(.hide) { background: color-mix(in srgb, var(--body-background-fill) 88%, transparent); }
 #images .wrap.full, #images .wrap.full * { font-family: var(--font); font-size: 17px; }
 #settings-used { text-align: center; opacity: .75; overflow-wrap: anywhere; }
+.report iframe {
+  display: block; width: 100%; height: max(480px, 82vh); border: 1px solid var(--border-color-primary);
+  border-radius: 12px;
+}
 .results { min-width: 0; }
 .results .prose table { display: block; max-width: 100%; overflow-x: auto; margin: 14px 0; border: 0; font-size: 15px }
 .results .prose tr { border: 0; }
@@ -157,10 +168,12 @@ class Card:
     Attributes:
         samples: (file, prompt) of the card's samples, one for each class of the model.
         results: (Markdown, image that follows it or None), in the order of the section "Results"; empty without one.
+        reports: the evaluations' pages, as HTML; where there are any, they take the place of the results.
     """
 
     samples: list[tuple[str, str]]
     results: list[tuple[str, str | None]]
+    reports: tuple[str, ...] = ()
 
 
 def read_card(model: str) -> Card:
@@ -168,19 +181,27 @@ def read_card(model: str) -> Card:
     folder = Path(model)
     if not folder.is_dir():
         folder = Path(snapshot_download(model, allow_patterns=["README.md", "samples/*", "evaluation/**"]))
+    reports = read_reports(folder)
     if not (folder / "README.md").is_file():
-        return Card([], [])
+        return Card([], [], reports)
     try:
         card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
     except (OSError, TypeError, ValueError, YAMLError):
-        return Card([], [("The model's card cannot be read.", None)])
+        return Card([], [("The model's card cannot be read.", None)], reports)
     samples = [*widget_samples(card, folder)]
     found = re.search(r"^### Results\n(.*?)(?=^##? |\Z)", card.text, re.DOTALL | re.MULTILINE)
     if not found:
-        return Card(samples, [])
+        return Card(samples, [], reports)
     texts = re.split(r"!\[.*?\]\((.*?)\)", found[1])  # text, image, text, …, text
     images = [image_file(folder, unquote(path)) for path in texts[1::2]]
-    return Card(samples, [*zip_longest(map(inert, texts[::2]), images)])
+    return Card(samples, [*zip_longest(map(inert, texts[::2]), images)], reports)
+
+
+def read_reports(folder: Path) -> tuple[str, ...]:
+    """The pages `report.html` of the evaluations in a model's folder."""
+    files = (file for file in sorted(folder.glob("evaluation/**/report.html")) if lies_within(folder, file))
+    small = (file for file in files if file.stat().st_size <= LARGEST_REPORT)
+    return tuple(file.read_text(encoding="utf-8", errors="replace") for file in small)
 
 
 def widget_samples(card: ModelCard, folder: Path) -> Iterator[tuple[str, str]]:
@@ -194,12 +215,17 @@ def widget_samples(card: ModelCard, folder: Path) -> Iterator[tuple[str, str]]:
             yield file, sample["text"]
 
 
+def lies_within(folder: Path, file: Path) -> bool:
+    """Whether a file of a model's repository is in its folder, or where the Hub's cache keeps files."""
+    places = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    return any(map(file.resolve().is_relative_to, places))
+
+
 def image_file(folder: Path, name: str) -> str | None:
     """The image of a model's repository; None for what is no image, or lies elsewhere on this machine."""
     try:
         file = folder / name
-        places = (folder.resolve(), folder.resolve().parent.parent / "blobs")  # where the Hub's cache keeps files
-        if ".." in Path(name).parts or not any(map(file.resolve().is_relative_to, places)):
+        if ".." in Path(name).parts or not lies_within(folder, file):
             return None
         with Image.open(file, formats=["PNG", "JPEG", "WEBP"]):
             return str(file)
@@ -211,6 +237,61 @@ def inert(text: str) -> str:
     """Markdown without HTML, links and images: their brackets and addresses are shown as they are."""
     text = re.sub(r"\\?([<\[])", lambda found: f"&#{ord(found[1])};", text)
     return re.sub(r"://|@|(?<=www)\.", lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", text, flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a model's training report says of its captions.
+
+    Attributes:
+        examples: some of them.
+        words: by kind ("colour", "background" or "framing"), the words that they state, the most frequent first.
+    """
+
+    examples: list[str]
+    words: dict[str, list[str]]
+
+
+def read_captions(model: str) -> Captions:
+    """From the pipeline folder `model`, or the model with that id on the Hub; empty where nothing is recorded."""
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(model, allow_patterns=["training_report.json"]))
+    try:
+        with (folder / "training_report.json").open(encoding="utf-8") as file:
+            found = json.loads(file.read(LARGEST_REPORT))["captions"]
+        usable = {
+            kind: [word for word in found["words"].get(kind, ()) if re.fullmatch("[a-z -]{3,20}", word)]
+            for kind in WORD_KINDS
+        }
+        words = {kind: known[:MOST_WORDS] for kind, known in usable.items()}
+        return Captions([*map(str, found["examples"])][:MOST_WORDS], words)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Captions([], {})
+
+
+def with_word(prompt: str, kind: str, word: str, known: Sequence[str]) -> str:
+    """The prompt with a word that describes the image, in the place of another of its kind.
+
+    Args:
+        kind: one of `WORD_KINDS`.
+        known: the words of this kind.
+    """
+    others = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    with_article = f"an {word}" if word[0] in "aeiou" else f"a {word}"
+    if kind == "framing":
+        return re.sub(rf", (?:{others})$", "", prompt.rstrip()) + f", {word}"
+    if kind == "background":
+        text, comma, framing = re.sub(rf" on an? (?:{others}) background", "", prompt.rstrip()).partition(",")
+        return f"{text} on {with_article} background{comma}{framing}"
+    text, *rest = re.split(r"( on |,)", prompt.strip(), maxsplit=1)
+    pattern = rf"((?:.* )?)(an?|two|three|several) (?:(?:{others}) )?(.+)"
+    if found := re.fullmatch(pattern, text, re.IGNORECASE | re.DOTALL):
+        start, number, name = found.groups()
+        text = f"{start}{with_article if number.lower() in ('a', 'an') else f'{number} {word}'} {name}"
+    else:
+        text = f"{word} " + re.sub(rf"^(?:{others}) ", "", text)
+    return "".join([text, *rest])
 
 
 def wrong_prompt(pipeline: DiffusionPipeline, prompt: Any) -> str:
@@ -290,8 +371,20 @@ def save(images: Sequence[Image.Image], folder: Path, seed: int, settings: dict)
         yield str(file), f"seed {seed + i}"
 
 
+# A report may come from a stranger: it can neither run scripts nor load anything. Links to its sections need a base.
+REPORT_HEAD = """<!doctype html><base href="about:srcdoc"><meta http-equiv="Content-Security-Policy"
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
+REPORT_MAY = "allow-popups allow-popups-to-escape-sandbox"  # links to papers
+
+
 def show_results(card: Card) -> None:
-    """The results of the card, text and images in turn."""
+    """The reports, or else the results of the card, text and images in turn."""
+    for report in card.reports:
+        document = html.escape(REPORT_HEAD + report)
+        frame = f'<iframe title="Evaluation report" sandbox="{REPORT_MAY}" srcdoc="{document}"></iframe>'
+        gr.HTML(frame, elem_classes="report")
+    if card.reports:
+        return
     for text, image in card.results:
         gr.Markdown(text, elem_classes="results", latex_delimiters=[])
         if image:
@@ -300,15 +393,42 @@ def show_results(card: Card) -> None:
         gr.Markdown("No results: this model has no card. Measure it with `animal-ldm evaluate`.")
 
 
-def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], card: Card) -> gr.Blocks:
+def show_words(words: Mapping[str, Sequence[str]], prompt: gr.Textbox) -> None:
+    """A button for each word, which adds it to the prompt."""
+    for kind, known in words.items():
+        for word in known:
+            button = gr.Button(f"{word} background" if kind == "background" else word, size="sm")
+            add = partial(with_word, kind=kind, word=word, known=known)
+            button.click(add, prompt, prompt, api_visibility="private", queue=False, show_progress="hidden")
+
+
+def sampling_defaults(pipeline: Any) -> dict[str, Any]:
+    """`DEFAULTS`, and the model's own in their place; without those that the pipeline's class does not take."""
+    stored = pipeline.config.get("sampling_defaults")
+    if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
+        stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
+    taken = inspect.signature(pipeline.__call__).parameters
+    return DEFAULTS | {setting: value for setting, value in (stored or {}).items() if setting in taken}
+
+
+def build_page(
+    pipeline: DiffusionPipeline,
+    name: str,
+    prompts: Sequence[str],
+    card: Card,
+    words: Mapping[str, Sequence[str]] | None = None,
+) -> gr.Blocks:
     """The page.
 
     Args:
         pipeline: an `AnimalLDMPipeline`, or the same components as a `StableDiffusionPipeline`.
         name: of the model.
         prompts: one button each.
+        words: one button each, as in `Captions`.
     """
     pipeline.set_progress_bar_config(disable=True)
+    fixed = sampling_defaults(pipeline)
+    own_steps, own_guidance = (fixed.pop(setting) for setting in DEFAULTS)
     name, prompts = name[:LONGEST_TITLE], [text for text in prompts if len(text) <= LONGEST_TITLE][:MOST_PROMPTS]
 
     def check(prompt, number, seed, guidance, steps):
@@ -323,15 +443,15 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
             progress(done / steps, desc=f"step {done} of {steps}")
 
         number, seed, steps = int(number), int(seed), int(steps)
-        images = generate(pipeline, prompt, number, seed, guidance, steps, on_step)
-        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance}
+        images = generate(partial(pipeline, **fixed), prompt, number, seed, guidance, steps, on_step)
+        settings = {"prompt": prompt, "model": name, "num_inference_steps": steps, "guidance_scale": guidance, **fixed}
         seeds = f"seed {seed}" if number == 1 else f"seeds {seed} to {seed + number - 1}"
         used = f"“{prompt}” · {seeds} · guidance {guidance:g} · {steps} steps"
         with tempfile.TemporaryDirectory() as folder:  # until gradio, after the yield, has its copy
             yield [*save(images, Path(folder), seed, settings)], html.escape(used)
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        known = ", or choose one of the model's classes" if prompts else ""
+        known = ", or begin with an example" if prompts else ""
         gr.HTML(
             f"<h1>{html.escape(name)}</h1><p>Write what you would like to see{known}.</p>",
             elem_id="head",
@@ -344,6 +464,9 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     for text in prompts:
                         word = gr.Button(text, size="sm")
                         word.click(None, None, prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
+                if words and any(words.values()):
+                    with gr.Row(elem_id="attributes"):
+                        show_words(words, prompt)
                 button = gr.Button("Generate", variant="primary", size="lg")
             with gr.Column(elem_id="shown"):
                 gallery = gr.Gallery(
@@ -359,10 +482,10 @@ def build_page(pipeline: DiffusionPipeline, name: str, prompts: Sequence[str], c
                     seed = gr.Number(0, label="Seed", min_width=120)
                     dice = gr.Button("⚄ Roll")
                 guidance = gr.Slider(
-                    1, MOST_GUIDANCE, GUIDANCE, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
+                    1, MOST_GUIDANCE, own_guidance, step=0.1, label="Guidance: closeness to the prompt", buttons=[]
                 )
                 steps = gr.Slider(
-                    1, MOST_STEPS, STEPS, step=1, precision=0, label="Steps: more take longer", buttons=[]
+                    1, MOST_STEPS, own_steps, step=1, precision=0, label="Steps: more take longer", buttons=[]
                 )
         with gr.Tab("Results"):
             show_results(card)
@@ -441,7 +564,7 @@ def main() -> None:
     pipeline.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     card = read_card(model)
     prompts = [prompt for _, prompt in card.samples if prompt]
-    serve(build_page(pipeline, model.split("/")[-1], prompts, card))
+    serve(build_page(pipeline, model.split("/")[-1], prompts, card, read_captions(model).words))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def check_pipeline(folder: Path) -> None:
     if missing := [part for part in KINDS if index.get(part) in (None, [None, None])]:
         raise InputError(f"The model_index.json in {folder} lacks {', '.join(missing)}.")
     _check_classes(folder, index.get("classes"))
+    if not isinstance(index.get("vocabulary"), str | None):
+        raise InputError(f"`vocabulary` in {folder}/model_index.json must be words with spaces between them.")
     networks = {part: check_component(folder / part, part) for part in KINDS}
     _check_fit(folder, **networks)
 
@@ -146,7 +148,7 @@ def _check_fit(folder: Path, scheduler: None, text_encoder: Any, tokenizer: "Voc
         "cross_attention_dim": text.hidden_size,
     }
     # inputs that the pipeline does not have
-    expected |= dict.fromkeys(("class_embed_type", "encoder_hid_dim", "time_cond_proj_dim", "num_class_embeds"))
+    expected |= dict.fromkeys(("class_embed_type", "encoder_hid_dim", "num_class_embeds"))
     for name, value in expected.items():
         if config.get(name) != value:
             raise InputError(

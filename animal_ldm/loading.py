@@ -4,20 +4,26 @@ A folder is inspected before anything in it is built, see `inspection`. Of a rep
 are read here are fetched. No code of a model is executed.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import IncompleteSnapshotError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
 
+from . import credentials  # noqa: F401 - the token stays with the Hub
+from .digest import pipeline_digest
 from .errors import InputError
-from .files import SUMS, check_sums, write_sums
+from .files import SUMS, check_sums, why, write_json, write_sums
 from .inspection import KINDS, check_component, check_finite, check_pipeline
 from .pipeline_animal_ldm import AnimalLDMPipeline
 from .released import RELEASED_MODEL, is_pipeline_folder, model_folder
+from .sampling import Sampling
 
 # Files of a complete pipeline folder. Any one of a tuple will do. They are checked first because transformers would
 # silently make up a tokenizer for a missing file.
@@ -79,7 +85,8 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
     """The pipeline in the folder `model`, or of that id on the Hub.
 
     Args:
-        model: pipeline folder, Hub id, or "models/animal-ldm-128" for the model included in the package.
+        model: pipeline folder, Hub id, "models/animal-ldm-128" for the model included in the package, or a folder
+            that `animal-ldm train --lora_rank` wrote, for the pipeline it was trained on with the LoRA in its weights.
         device: a torch device, or "auto" for the accelerator if there is one.
         dtype: name of a torch dtype.
 
@@ -88,6 +95,8 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
             known components, or no connection to the Hub.
     """
     model = model_folder(model)
+    if base := lora_base(model):
+        return merge_lora(load_pipeline(base, "cpu", dtype), model).to(choose_device(device))
     if not Path(model).is_dir() and model == RELEASED_MODEL:
         raise InputError(
             f"{RELEASED_MODEL}, the default model, was not found. Train one with `animal-ldm train`, or pass"
@@ -118,7 +127,11 @@ def fetched(model: str, patterns: list[str]) -> Path:
     if Path(model).is_dir():
         return Path(model)
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        try:
+            return Path(snapshot_download(model, allow_patterns=patterns))
+        except IncompleteSnapshotError:
+            # No connection, and a cached copy that diffusers fetched: it lacks the sums alone, which are optional.
+            return Path(snapshot_download(model, allow_patterns=[name for name in patterns if name != SUMS]))
     except (OSError, ValueError) as error:
         if isinstance(error, RepositoryNotFoundError):
             found = "the Hub has no model of that name that you may read"
@@ -139,6 +152,72 @@ def built(model: str, build: Callable[[], T]) -> T:
             f"A file in {model} is missing or damaged; copy the folder again."
             f" ({type(error).__name__}: {reason[0] if reason else 'no message'})"
         ) from error
+
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def lora_base(folder: str | Path) -> str | None:
+    """The pipeline that the LoRA in `folder` was trained on; None if `folder` is anything else.
+
+    Raises:
+        InputError: the LoRA does not name its pipeline.
+    """
+    file = Path(folder, LORA_FILE)
+    if is_pipeline_folder(folder) or not file.is_file():
+        return None
+    try:
+        with safe_open(file, "pt") as weights:
+            metadata = json.loads((weights.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{file} is not a whole safetensors file: {why(error)}.") from error
+    base = metadata.get("unet.base_model_name_or_path") if isinstance(metadata, dict) else None
+    if not base or not isinstance(base, str):
+        raise InputError(
+            f"{file} does not say which model it was trained on. Load that model, then call `load_lora_weights`."
+        )
+    if Path(base, LORA_FILE).is_file() and not is_pipeline_folder(base):
+        raise InputError(f"{file} names {base} as its model, which is a LoRA itself.")
+    return base
+
+
+def merge_lora(pipeline: AnimalLDMPipeline, folder: str | Path) -> AnimalLDMPipeline:
+    """`pipeline` with the LoRA in `folder` added to its weights, and the classes of its photos to its classes."""
+    try:
+        pipeline.load_lora_weights(str(folder))
+    except Exception as error:  # whatever a library raises for layers that do not fit
+        raise InputError(
+            f"The LoRA in {folder} could not be loaded: {why(error)}. It needs the model it was trained on, and peft"
+            " (`pip install animal-ldm[lora]`)."
+        ) from error
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    report = Path(folder, "training_report.json")
+    learned = json.loads(report.read_text(encoding="utf-8"))["classes"] if report.is_file() else []
+    kept = {name: pipeline.config[name] for name in ("vocabulary", "sampling_defaults")}
+    return AnimalLDMPipeline(**pipeline.components, classes=sorted({*pipeline.classes, *learned}), **kept)
+
+
+def store_sampling_defaults(folder: str | Path, sampling: Sampling, scheduler: Any) -> None:
+    """Make these settings the defaults of the saved pipeline in `folder`, and this its scheduler.
+
+    `AnimalLDMPipeline` takes up all of them, `StableDiffusionPipeline` the scheduler. In training_report.json, the
+    pipeline's digest follows, because it covers the scheduler.
+    """
+    folder = Path(folder)
+    before = pipeline_digest(load_pipeline(str(folder), "cpu"))
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"scheduler": ["diffusers", type(scheduler).__name__], "sampling_defaults": asdict(sampling)}
+    write_json(folder / "model_index.json", index)
+    if (folder / SUMS).is_file():
+        seal(folder)
+    file = folder / "training_report.json"
+    if file.is_file():
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if report.get("digests", {}).get("pipeline") == before:
+            report["digests"]["pipeline"] = pipeline_digest(load_pipeline(str(folder), "cpu"))
+            write_json(file, report)
 
 
 # What `animal-ldm train` can use without a connection to the Hub.

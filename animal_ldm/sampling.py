@@ -4,9 +4,11 @@ Image `i` is a function of the pipeline, the settings, its prompt and its seed a
 other images change it. Noise comes from the CPU's generator, so all devices start from the same noise.
 """
 
+import contextlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -49,12 +51,46 @@ class Sampling:
 
     def settings(self) -> "Sampling":
         """The sampling settings alone, of arguments that hold more."""
-        return Sampling(
-            num_inference_steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
-            guidance_rescale=self.guidance_rescale,
-            guidance_interval=self.guidance_interval,
-        )
+        return Sampling(**{option.name: getattr(self, option.name) for option in fields(Sampling)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """The options of commands that sample a finished pipeline: what is not given is the pipeline's own default."""
+
+    # Denoising steps. More steps take longer and improve the images, up to a point. Default: the model's own, else 25.
+    num_inference_steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None
+    # Guidance scale. Above 1, images follow the prompt more closely and vary less; 1 turns guidance off. Default: the
+    # model's own, else 3.
+    guidance_scale: Annotated[float | None, tyro.conf.arg(aliases=["--guidance"])] = None
+    # Guidance rescale, from 0 to 1: how far guided predictions are rescaled to the contrast of unguided ones. Default:
+    # the model's own, else 0.
+    guidance_rescale: float | None = None
+    # Part of the steps that is guided, as fractions: 0 is the first step, 1 the end of the last. Default: the model's
+    # own, else 0 1.
+    guidance_interval: tuple[float, float] | None = None
+
+    def check(self) -> None:
+        """Raise an `InputError` that names the first option out of range."""
+        self.settings().check()
+
+    def settings(self, pipeline: "AnimalLDMPipeline | None" = None) -> Sampling:
+        """The options given, then `pipeline`'s own defaults, then those of `Sampling`."""
+        options = {option.name: getattr(self, option.name) for option in fields(Sampling)}
+        given = {name: value for name, value in options.items() if value is not None}
+        return Sampling(**{**(pipeline.sampling_defaults if pipeline else {}), **given})
+
+
+@contextlib.contextmanager
+def quiet(pipeline: "AnimalLDMPipeline") -> Iterator[None]:
+    """Without the pipeline's warnings about prompts, for those that come from a dataset by the thousand."""
+    logger = logging.getLogger(f"diffusers.{type(pipeline).__module__}")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def sample_images(

@@ -56,7 +56,7 @@ def tiny_vae() -> AutoencoderKL:
     ).eval()
 
 
-def tiny_unet() -> UNet2DConditionModel:
+def tiny_unet(**options) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 16),
@@ -66,6 +66,7 @@ def tiny_unet() -> UNet2DConditionModel:
         cross_attention_dim=8,
         attention_head_dim=2,
         norm_num_groups=4,
+        **options,
     ).eval()
 
 

@@ -202,6 +202,7 @@ HOSTILE: dict[str, tuple[Harm, str]] = {
     "scheduler that is not one": (setting(INDEX, scheduler=["diffusers", "UNet2DModel"]), "The scheduler in"),
     "classes are a number": (setting(INDEX, classes=7), "must be names with numbers"),
     "classes with texts for numbers": (setting(INDEX, classes={"zebra": "1"}), "must be names with numbers"),
+    "vocabulary is an object": (setting(INDEX, vocabulary={"zebra": 0}), "must be words with spaces"),
     "class of a megabyte": (setting(INDEX, classes={"z" * 10_000: 0}), "names of at most 1000 letters"),
     # configurations
     "2^31 tokens": (setting(TOKENIZER, model_max_length=2**31), "model_max_length .* must be at most 4,096"),

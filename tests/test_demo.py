@@ -1,6 +1,5 @@
 """The demo's page: the real gradio app on loopback with a tiny pipeline, asked by gradio's client and in Chromium."""
 
-import inspect
 import json
 import re
 import shutil
@@ -21,6 +20,9 @@ from PIL import Image
 
 from animal_ldm import AnimalLDMPipeline, cli, demo
 from animal_ldm.commands import generate
+from animal_ldm.loading import store_sampling_defaults
+from animal_ldm.pipeline_animal_ldm import SAMPLING_DEFAULTS
+from animal_ldm.sampling import Sampling
 
 CARD = """---
 license: unlicense
@@ -63,9 +65,30 @@ def carded(tiny_pipeline_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "tiny"
     shutil.copytree(tiny_pipeline_folder, folder)
     (folder / "README.md").write_text(CARD)
+    captions = {
+        "examples": ["a black zebra, close-up"],
+        "words": {"colour": ["white", "orange"], "framing": ["close-up"]},
+    }
+    (folder / "training_report.json").write_text(json.dumps({"captions": captions}))
     for name in ("samples/00-zebra.png", "samples/01-elephant.png", "evaluation/squeeze net/samples.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16)).save(folder / name)
+    return folder
+
+
+REPORT = """<!doctype html><html lang="en"><title>Report</title>
+<h1>A report</h1><p><a href="#end">To the end</a></p><div style="height: 3000px"></div><h2 id="end">The end</h2>
+<img src="https://example.org/spy.png" alt=""><link rel="stylesheet" href="https://example.org/spy.css">
+<script>document.querySelector("h1").textContent = parent.document.title</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def reported(carded, tmp_path_factory) -> Path:
+    """The same with the page of an evaluation, which cannot be trusted."""
+    folder = tmp_path_factory.mktemp("reported") / "tiny"
+    shutil.copytree(carded, folder)
+    (folder / "evaluation/squeeze net/report.html").write_text(REPORT)
     return folder
 
 
@@ -74,7 +97,8 @@ def page_url(carded):
     """Where the page is served, by the components as a Space loads them."""
     card = demo.read_card(str(carded))
     prompts = [prompt for _, prompt in card.samples]
-    page = demo.build_page(StableDiffusionPipeline.from_pretrained(carded), "tiny", prompts, card)
+    words = demo.read_captions(str(carded)).words
+    page = demo.build_page(StableDiffusionPipeline.from_pretrained(carded), "tiny", prompts, card, words)
     yield demo.start(page)
     page.close()
 
@@ -329,13 +353,24 @@ def test_users_take_turns(page_url):
 
 
 def test_defaults_are_the_pipelines(client):
-    parameters = inspect.signature(AnimalLDMPipeline.__call__).parameters
     (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
     defaults = {shown["label"]: shown["parameter_default"] for shown in endpoint["parameters"]}
     (guidance,) = (value for label, value in defaults.items() if label.startswith("Guidance"))
     (steps,) = (value for label, value in defaults.items() if label.startswith("Steps"))
-    assert guidance == parameters["guidance_scale"].default
-    assert steps == parameters["num_inference_steps"].default
+    assert guidance == SAMPLING_DEFAULTS["guidance_scale"]
+    assert steps == SAMPLING_DEFAULTS["num_inference_steps"]
+
+
+def test_defaults_are_those_stored_with_the_model(carded, tmp_path):
+    """The interval is for the package's own class alone: diffusers' has none."""
+    folder = tmp_path / "tuned"
+    shutil.copytree(carded, folder)
+    tuned = Sampling(num_inference_steps=40, guidance_scale=1.5, guidance_rescale=0.35, guidance_interval=(0.2, 1.0))
+    store_sampling_defaults(folder, tuned, AnimalLDMPipeline.from_pretrained(folder).scheduler)
+    whole = demo.sampling_defaults(AnimalLDMPipeline.from_pretrained(folder))
+    assert Sampling(**{**whole, "guidance_interval": tuple(whole["guidance_interval"])}) == tuned
+    plain = demo.sampling_defaults(StableDiffusionPipeline.from_pretrained(folder))
+    assert plain == {name: value for name, value in whole.items() if name != "guidance_interval"}
 
 
 def test_the_card_is_read(carded, tiny_pipeline_folder):
@@ -349,6 +384,40 @@ def test_the_card_is_read(carded, tiny_pipeline_folder):
     assert Path(image).is_file() and none is None
     assert "One number was measured." in after and "Little" not in after
     assert demo.read_card(tiny_pipeline_folder) == demo.Card([], [])
+
+
+def test_captions_are_read(carded, tiny_pipeline_folder, tmp_path):
+    captions = demo.read_captions(str(carded))
+    assert captions.examples == ["a black zebra, close-up"]
+    assert captions.words == {"colour": ["white", "orange"], "background": [], "framing": ["close-up"]}
+    assert demo.read_captions(tiny_pipeline_folder) == demo.Captions([], {})
+    for content in ("", "[]", "{}", '{"captions": 3}', '{"captions": {"examples": [], "words": []}}'):
+        (tmp_path / "training_report.json").write_text(content)
+        assert demo.read_captions(str(tmp_path)) == demo.Captions([], {})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind", "word", "expected"),
+    [
+        ("a zebra", "colour", "orange", "an orange zebra"),
+        ("an elephant", "colour", "white", "a white elephant"),
+        ("a photo of a black and white cat, close-up", "colour", "black", "a photo of a black cat, close-up"),
+        ("two black zebras on a blue background", "colour", "white", "two white zebras on a blue background"),
+        ("zebras", "colour", "white", "white zebras"),
+        ("a zebra", "background", "orange", "a zebra on an orange background"),
+        ("a zebra on a blue background, from afar", "background", "green", "a zebra on a green background, from afar"),
+        ("a zebra", "framing", "close-up", "a zebra, close-up"),
+        ("a zebra, close-up", "framing", "from afar", "a zebra, from afar"),
+    ],
+)
+def test_words_are_added_to_the_prompt(prompt, kind, word, expected):
+    known = {
+        "colour": ["black", "white", "orange", "black and white"],
+        "background": ["blue", "green", "orange"],
+        "framing": ["close-up", "from afar"],
+    }[kind]
+    assert demo.with_word(prompt, kind, word, known) == expected
+    assert demo.with_word(expected, kind, word, known) == expected  # twice is once
 
 
 def test_without_gradio(tmp_path):
@@ -373,6 +442,19 @@ def test_no_such_model(tmp_path, capsys):
         cli.main(["demo", str(tmp_path / "nothing")])
     assert caught.value.code == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_reports_are_shown_in_place_of_the_results(reported, carded):
+    assert demo.read_card(str(carded)).reports == ()
+    card = demo.read_card(str(reported))
+    assert card.reports == (REPORT,)
+    assert card.results  # of the card too
+    page = demo.build_page(StableDiffusionPipeline.from_pretrained(reported), "tiny", [], card)
+    values = [part["props"].get("value") for part in page.get_config_file()["components"]]
+    [frame] = [value for value in values if isinstance(value, str) and "<iframe" in value]
+    assert "<script" not in frame
+    assert 'sandbox="allow-popups allow-popups-to-escape-sandbox"' in frame
+    assert not any("0.875" in str(value) for value in values)
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
@@ -410,7 +492,11 @@ def test_in_the_browser(browser, page_url, width):
     button("Generate").click()
     page.get_by_text("Please write a prompt.").wait_for()
     button("an elephant").click()
-    assert page.get_by_label("Prompt", exact=True).input_value() == "an elephant"
+    prompt_field = page.get_by_label("Prompt", exact=True)
+    assert prompt_field.input_value() == "an elephant"
+    button("orange").click()
+    page.wait_for_function("input => input.value === 'an orange elephant'", arg=prompt_field.element_handle())
+    button("an elephant").click()
     seed = page.get_by_label("Seed", exact=True)
     button("⚄ Roll").click()
     page.wait_for_function("input => input.value !== '0'", arg=seed.element_handle())
@@ -481,3 +567,25 @@ def test_waiting_in_the_browser(browser, page_url):
     page.get_by_text("queue:").wait_for(timeout=60_000)
     page.get_by_text("seed 3", exact=True).wait_for(timeout=60_000)
     assert all(len(job.result()[0]) == 8 for job in [other, *others])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_report_in_the_browser_cannot_leave_its_frame(browser, reported, width):
+    card = demo.read_card(str(reported))
+    served = demo.build_page(StableDiffusionPipeline.from_pretrained(reported), "tiny", ["a lion"], card)
+    url = demo.start(served)
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.get_by_role("tab", name="Results").click()
+    frame = page.frame_locator(".report iframe")
+    frame.get_by_role("heading", name="A report").wait_for(timeout=60_000)
+    frame.get_by_role("link", name="To the end").click()
+    page.wait_for_timeout(500)
+    assert frame.get_by_role("heading", name="A report").count() == 1  # still there, and no script has changed it
+    assert frame.get_by_role("heading", name="The end").evaluate("end => end.getBoundingClientRect().top") < 844
+    assert not [address for address in asked if not address.startswith((url, "data:", "blob:", "about:"))]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    served.close()

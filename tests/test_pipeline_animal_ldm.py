@@ -24,7 +24,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from animal_ldm import AnimalLDMPipeline, AnimalLDMPipelineOutput
 from animal_ldm.data.captions import plural
-from animal_ldm.pipeline_animal_ldm import names_class
+from animal_ldm.pipeline_animal_ldm import SAMPLING_DEFAULTS, names_class
 from tests.conftest import TINY_CLASSES, tiny_components
 
 needs_accelerator = pytest.mark.skipif(
@@ -108,9 +108,12 @@ def test_pipeline_call_signature():
         "latents",
         "prompt_embeds",
         "negative_prompt_embeds",
+        "ip_adapter_image",
+        "ip_adapter_image_embeds",
         "output_type",
         "return_dict",
         "cross_attention_kwargs",
+        "clip_skip",
         "callback_on_step_end",
         "callback_on_step_end_tensor_inputs",
     ]
@@ -144,7 +147,7 @@ def test_dict_tuple_outputs_equivalent(pipe):
 
 
 def test_components_function(pipe):
-    assert set(pipe.components) == {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+    assert set(pipe.components) == {*tiny_components(), *AnimalLDMPipeline._optional_components}
     assert torch.equal(generate(AnimalLDMPipeline(**pipe.components)), generate(pipe))
 
 
@@ -165,10 +168,12 @@ def test_save_load_float16(pipe, tmp_path):
 
 
 def test_save_load_optional_components(tmp_path):
-    """No component is optional; the list of classes is."""
-    assert AnimalLDMPipeline._optional_components == []
+    """Those that Stable Diffusion has besides, and the list of classes."""
+    assert set(AnimalLDMPipeline._optional_components) == {"safety_checker", "feature_extractor", "image_encoder"}
     AnimalLDMPipeline(**tiny_components()).save_pretrained(tmp_path)
-    assert AnimalLDMPipeline.from_pretrained(tmp_path).classes == []
+    loaded = AnimalLDMPipeline.from_pretrained(tmp_path)
+    assert loaded.classes == []
+    assert {getattr(loaded, name) for name in AnimalLDMPipeline._optional_components} == {None}
 
 
 @needs_accelerator
@@ -406,9 +411,7 @@ def test_karras_schedulers_shape(pipe, scheduler):
 
 def test_from_pipe_consistent_config(pipe):
     expected = generate(pipe)
-    stable_diffusion = StableDiffusionPipeline.from_pipe(
-        pipe, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
+    stable_diffusion = StableDiffusionPipeline.from_pipe(pipe)
     back = AnimalLDMPipeline.from_pipe(stable_diffusion)
     assert back.classes == TINY_CLASSES
     assert torch.equal(generate(back), expected)
@@ -507,7 +510,7 @@ def test_own_class_loads_without_a_warning(tiny_pipeline_folder, library_warning
 def test_every_list_in_the_index_is_a_component(tiny_pipeline_folder):
     """Loading from the Hub takes every list in model_index.json for a component and fails if it is none."""
     index = json.loads(Path(tiny_pipeline_folder, "model_index.json").read_text())
-    lists = {name for name, value in index.items() if isinstance(value, list)}
+    lists = {name for name, value in index.items() if isinstance(value, list) and value != [None, None]}
     assert lists == {path.name for path in Path(tiny_pipeline_folder).iterdir() if path.is_dir()}
     assert list(index["classes"]) == TINY_CLASSES
 
@@ -594,6 +597,58 @@ def test_interval_takes_each_prompt_for_itself(pipe):
         torch.testing.assert_close(batch[i], alone[0], atol=1e-4, rtol=0)
 
 
+# Defaults of a model
+
+OWN_DEFAULTS = {"num_inference_steps": 3, "guidance_rescale": 0.5, "guidance_interval": (0.25, 0.75)}
+
+
+@pytest.fixture
+def with_defaults(pipe):
+    return AnimalLDMPipeline(**pipe.components, classes=pipe.classes, sampling_defaults=OWN_DEFAULTS)
+
+
+def sample(pipe, **inputs):
+    return pipe("a zebra", output_type="pt", generator=seeded(0), **inputs).images
+
+
+def test_own_defaults_apply_where_an_argument_is_not_given(pipe, with_defaults):
+    pipe.set_progress_bar_config(disable=True)
+    with_defaults.set_progress_bar_config(disable=True)
+    assert torch.equal(sample(with_defaults), sample(pipe, **OWN_DEFAULTS))
+    given = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0)}
+    assert torch.equal(sample(with_defaults, **given), sample(pipe, **given))
+
+
+def test_own_defaults_survive_saving_and_other_pipelines(with_defaults, tmp_path, library_warnings):
+    expected = SAMPLING_DEFAULTS | OWN_DEFAULTS
+    with_defaults.save_pretrained(tmp_path)
+    assert AnimalLDMPipeline.from_pretrained(tmp_path).sampling_defaults == expected
+    assert library_warnings() == []
+    plain = StableDiffusionPipeline.from_pipe(
+        with_defaults, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    assert AnimalLDMPipeline.from_pipe(plain).sampling_defaults == expected
+    StableDiffusionPipeline.from_pretrained(tmp_path)("a zebra", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"steps": 3}, r"may only hold .*also holds \['steps'\]"),
+        ({"num_inference_steps": 2.5}, "whole `num_inference_steps`"),
+        ({"num_inference_steps": 0}, "whole `num_inference_steps`"),
+        ({"guidance_scale": "3"}, "finite `guidance_scale`"),
+        ({"guidance_scale": float("nan")}, "finite `guidance_scale`"),
+        ({"guidance_rescale": 2}, "from 0 to 1"),
+        ({"guidance_interval": 0.5}, "two ascending fractions"),
+        ({"guidance_interval": [0.8, 0.2]}, "two ascending fractions"),
+    ],
+)
+def test_own_defaults_out_of_range(pipe, defaults, message):
+    with pytest.raises(ValueError, match=message):
+        AnimalLDMPipeline(**pipe.components, sampling_defaults=defaults)
+
+
 # Prompts
 
 
@@ -648,6 +703,28 @@ def test_prompt_that_names_no_class_warns(pipe, prompt, library_warnings):
     assert "lion, polar bear, wolf, zebra" in message
 
 
+@pytest.mark.parametrize(
+    ("prompt", "unknown", "warnings"),
+    [
+        ("a white zebra", [], 0),
+        ("Two polar bears!", [], 0),  # the class and its plural, though no caption has them
+        ("white, at the river", [], 0),  # as a caption without its class
+        ("a Purple zebra on purple", ["purple"], 1),
+        ("a purple pony", ["purple", "pony"], 2),  # names no class either
+        ("", [], 0),
+    ],
+)
+def test_prompt_with_words_that_no_caption_has_warns(tmp_path, library_warnings, prompt, unknown, warnings):
+    known = {"classes": TINY_CLASSES, "vocabulary": "a white zebra at the river on two"}
+    AnimalLDMPipeline(**tiny_components(), **known).save_pretrained(tmp_path)
+    pipe = AnimalLDMPipeline.from_pretrained(tmp_path)
+    assert pipe.unknown_words(prompt) == unknown
+    pipe.encode_prompt(prompt)
+    messages = library_warnings()
+    assert len(messages) == warnings
+    assert not unknown or messages[0].endswith(f"or missing there: {', '.join(unknown)}.")
+
+
 def test_model_without_classes_takes_any_prompt(library_warnings):
     generate(AnimalLDMPipeline(**tiny_components()), prompt="a pony")
     assert library_warnings() == []
@@ -695,7 +772,7 @@ EMBEDS = torch.zeros(1, 24, 8)
         ({"negative_prompt": "a lion", "negative_prompt_embeds": EMBEDS}, "found both"),
         ({"prompt_embeds": EMBEDS, "negative_prompt_embeds": EMBEDS[:, :5]}, r"\(1, 24, 8\).*\(1, 5, 8\)"),
         ({"latents": torch.zeros(1, 4, 16, 16)}, r"\(1, 4, 8, 8\).*\(1, 4, 16, 16\)"),
-        ({"generator": [torch.Generator(), torch.Generator()]}, "each of the 1 images"),
+        ({"generator": [torch.Generator(), torch.Generator()]}, "list of generators of length 2.* size of 1"),
         ({"timesteps": [900, 100]}, "timestep"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else None,

@@ -40,8 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     from ..loading import load_pipeline
 
     pipeline = load_pipeline(arguments.model, arguments.device)
-    prompts = [with_article(name) for name in pipeline.classes]
-    page = demo.build_page(pipeline, Path(arguments.model).name, prompts, demo.read_card(arguments.model))
+    captions = demo.read_captions(arguments.model)
+    prompts = [*map(with_article, pipeline.classes), *captions.examples]
+    card = demo.read_card(arguments.model)
+    page = demo.build_page(pipeline, Path(arguments.model).name, prompts, card, captions.words)
     try:
         demo.serve(page, server_port=arguments.port, share=arguments.share)
     except OSError as error:

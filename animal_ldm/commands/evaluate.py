@@ -10,19 +10,20 @@ import tyro
 
 from ..errors import InputError
 from ..released import is_pipeline_folder
-from ..sampling import Sampling
+from ..sampling import SamplingOptions
 from .parsing import parse
 
 SWEPT = {"guidance_scale": float, "guidance_rescale": float, "num_inference_steps": int}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(Sampling):
+class EvaluateArguments(SamplingOptions):
     """Measure a model's samples against real photos.
 
-    Writes results.json (animal_ldm/evaluation/results.py documents its fields), samples.png, precision_recall.png,
-    fd_curve.png, nearest.png and, with --sweep, sweep.png. An interrupted run resumes where it stopped. Several
-    processes share the work: `accelerate launch -m animal_ldm evaluate MODEL ...`.
+    Writes report.html, a page that a browser opens anywhere; results.json (animal_ldm/evaluation/results.py documents
+    its fields); samples.png, precision_recall.png, fd_curve.png, nearest.png, captions.png for prompts from the data
+    and, with --sweep, sweep.png. An interrupted run resumes where it stopped. Several processes share the work:
+    `accelerate launch -m animal_ldm evaluate MODEL ...`.
     """
 
     # Pipeline folder, id of a model on the Hub, or a folder of images that were generated before.
@@ -44,6 +45,9 @@ class EvaluateArguments(Sampling):
     seed: int = 423432
     # Classes of the samples: in proportion to the photos, or equally many of each.
     class_mix: Literal["data", "balanced"] = "data"
+    # Prompts of the samples: captions of the photos of --split, or the class names. With data, colours and backgrounds
+    # that prompts ask for are looked for in the samples. Default: data if the captions say more than the class.
+    prompts: Literal["data", "classes"] | None = None
     # Number of sample sets, each of --number samples; reports mean and standard deviation over them.
     repeats: int = 1
     # Measure at each value of a sampling parameter, such as guidance_scale=1,2,3,5.
@@ -138,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     check(arguments)
     from accelerate import PartialState
 
+    from ..data.prepared import load_split
     from ..evaluation.evaluate import EvaluationSettings, SweepSettings, evaluate
     from ..evaluation.extractors import load_extractor
     from ..evaluation.features import Measurer
@@ -148,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..perceptual import PerceptualDistance
 
     photos = images_of_dataset(arguments.data)
+    reference = load_split(arguments.data, arguments.split)
     state = PartialState(cpu=arguments.device == "cpu")
     shared = state if state.num_processes > 1 else None
     device = choose_device(str(state.device) if shared else arguments.device)
@@ -167,9 +173,10 @@ def main(argv: list[str] | None = None) -> None:
         out=out_folder(arguments),
         number=arguments.number,
         seed=arguments.seed,
-        sampling=arguments.settings(),
+        sampling=arguments.settings(None if is_image_folder(arguments.model) else model),
         split=arguments.split,
         class_mix=arguments.class_mix,
+        prompts=arguments.prompts or ("data" if reference.says_more_than_classes else "classes"),
         repeats=arguments.repeats,
         sweep=SweepSettings(*parse_sweep(arguments.sweep)) if arguments.sweep else None,
         reconstructions=arguments.reconstructions,
@@ -179,5 +186,5 @@ def main(argv: list[str] | None = None) -> None:
     results = evaluate(model, photos, measurer, settings)
     if state.is_main_process:
         print(table(results))
-        print(f"\nresults.json and plots: {settings.out}")
+        print(f"\nreport.html, results.json and plots: {settings.out}")
     state.destroy_process_group()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..released import RELEASED_MODEL
-from ..sampling import Sampling, sample_images
+from ..sampling import SamplingOptions, sample_images
 from .parsing import parse
 
 # Arguments that the text fields of a PNG record, beside the seed.
@@ -30,7 +30,7 @@ PNG_FIELDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateArguments(Sampling):
+class GenerateArguments(SamplingOptions):
     """Generate images of a prompt.
 
     Image i depends on seed + i alone: --number and --batch_size change none of them. The text fields of the PNG hold
@@ -76,11 +76,11 @@ def main(argv: list[str] | None = None) -> None:
 
     pipeline = load_pipeline(arguments.model, arguments.device, arguments.dtype)
     pipeline.set_progress_bar_config(desc="steps", leave=False)
+    sampling = arguments.settings(pipeline)
+    arguments = replace(arguments, **asdict(sampling))  # for the text of the PNG
     prompts = [arguments.prompt] * arguments.number
     seeds = range(arguments.seed, arguments.seed + arguments.number)
-    sampled = sample_images(
-        pipeline, prompts, seeds, arguments.settings(), arguments.batch_size, arguments.negative_prompt
-    )
+    sampled = sample_images(pipeline, prompts, seeds, sampling, arguments.batch_size, arguments.negative_prompt)
     images = [*tqdm(sampled, total=arguments.number, desc="images", unit="image")]
     for path in save(images, arguments):
         print(path)

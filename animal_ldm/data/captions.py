@@ -7,8 +7,9 @@ Articles and plurals are our own: the package `inflect` takes seconds to import 
 """
 
 import hashlib
+import re
 
-from .attributes import Attributes
+from .attributes import ANIMAL_COLOURS, BLACK_AND_WHITE, COLOURS, Attributes
 from .records import NO_CAPTION, OWN, TEMPLATE, MetadataLine
 
 # (template, weight): every phrase is true of any photo of the class, whatever the animal does in it.
@@ -35,6 +36,8 @@ MANY = (
     ("a photo of {names}", 2),
     ("a photo of several {names}", 1),
 )
+# Of earlier versions, whose folders hold them.
+RETIRED = (("a photo of one {name}", 0),)
 NUMBERS = {2: "two", 3: "three"}
 # Around a description, such as "white horse on a green background".
 DESCRIBED = (("{described}", 5), ("a photo of {described}", 2))
@@ -133,7 +136,7 @@ def is_template(text: str, name: str) -> bool:
     """Whether a template gives this text for the class `name`, with any number of animals."""
     return bool(name) and any(
         text == fill(template, name, count)
-        for templates, counts in ((ONE, (1,)), (COUNTED, NUMBERS), (MANY, (0,)))
+        for templates, counts in ((ONE + RETIRED, (1,)), (COUNTED, NUMBERS), (MANY, (0,)))
         for template, _ in templates
         for count in counts
     )
@@ -182,3 +185,18 @@ def describe(name: str, attributes: Attributes, kinds: set[str]) -> str:
     if "framing" in kinds:
         text += f", {attributes.framing}"
     return text
+
+
+def asked_words(text: str, name: str) -> Attributes:
+    """The colour, background and framing that a caption of the class `name` states, as `describe` words them.
+
+    The colour is a word of `attributes.ANIMAL_COLOURS`, or "black and white", right before the class name or its
+    plural; one of several colours ("brown and white dog") is none.
+    """
+    text = re.sub(r"\s+", " ", text.lower().replace("gray", "grey"))
+    colours = "|".join((BLACK_AND_WHITE, *ANIMAL_COLOURS))
+    names = "|".join(map(re.escape, (name, plural(name))))
+    colour = re.search(rf"(?<!and )(?<!or )(?<!, )(?<!-)\b({colours}) (?:{names})\b", text) if name else None
+    background = re.search(rf"\bon an? ({'|'.join(COLOURS)}) background\b", text)
+    framing = re.search(r", (close-up|from afar)\b", text)
+    return Attributes(*(found[1] if found else "" for found in (colour, background, framing)))

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files import read_regular, why
 from .folders import SPLITS, Listing, is_image, label_path
 from .reading import METADATA_BYTES, class_name, inside, one_line, shown, stamp
-from .records import Columns, Photo
+from .records import ATTRIBUTES, MODEL_PREFIX, OWN, TEMPLATE, Columns, Photo
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 
@@ -52,8 +52,10 @@ def list_metadata(root: Path, files: list[Path], columns: Columns) -> Listing:
                 listing.report(file, f"line {number} ignored: {error}")
                 continue
             earlier = photos.get(photo.name)
-            texts = (*(earlier.texts if earlier else ()), *photo.texts)
-            photos[photo.name] = replace(earlier or photo, texts=tuple(dict.fromkeys(texts)))
+            sources = dict(zip(photo.texts, photo.sources, strict=True))
+            if earlier:
+                sources = dict(zip(earlier.texts, earlier.sources, strict=True)) | sources
+            photos[photo.name] = replace(earlier or photo, texts=tuple(sources), sources=tuple(sources.values()))
     listing.photos.extend(photos.values())
     if photos:
         report_unlisted(listing, [file.parent for file in files])
@@ -107,7 +109,10 @@ def read_row(root: Path, folder: Path, row: dict[str, Any], label: str, text_col
     if (label_file := root / label_path(Path(name))).exists():
         own_stamp += stamp(label_file)
     safe = shown(name)
-    return Photo(safe, class_name(class_of_photo or ""), texts, own_stamp, path=name if name != safe else "")
+    path_if_other = name if name != safe else ""
+    return Photo(
+        safe, class_name(class_of_photo or ""), texts, own_stamp, path=path_if_other, sources=sources_of(row, texts)
+    )
 
 
 def as_texts(column: str, value: Any) -> tuple[str, ...]:
@@ -125,6 +130,20 @@ def as_texts(column: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(text, str | None) for text in values):
         raise ValueError(f"{column} must be text, or a list of texts, but is {str(value)[:80]!r}")
     return tuple(dict.fromkeys(filter(None, map(one_line, filter(None, values)))))
+
+
+def sources_of(row: dict[str, Any], texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Where each of `texts` comes from, as far as the line of a prepared dataset says; the others are the user's."""
+    listed, sources = row.get("texts"), row.get("caption_sources")
+    if not (isinstance(listed, list) and isinstance(sources, list) and len(listed) == len(sources)):
+        return (OWN,) * len(texts)
+    known = {
+        one_line(text): one_line(source)
+        for text, source in zip(listed, sources, strict=True)
+        if isinstance(text, str) and isinstance(source, str)
+        if source in (TEMPLATE, ATTRIBUTES) or source.startswith(MODEL_PREFIX)
+    }
+    return tuple(known.get(text, OWN) for text in texts)
 
 
 def report_unlisted(listing: Listing, folders: list[Path]) -> None:

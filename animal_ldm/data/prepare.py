@@ -7,6 +7,7 @@ preparation that was stopped at any moment resumes and ends with the same bytes.
 last: where they are, the dataset is complete.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,12 +22,22 @@ from ..errors import InputError
 from ..files import write_bytes, write_json, write_text
 from ..locks import locked
 from .attributes import KINDS
-from .captions import caption, described_captions, may_be_plural
+from .captions import caption, caption_sources, described_captions, may_be_plural
 from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
 from .duplicates import near_duplicates
 from .processing import Processing, process_photos, square_path
 from .reading import class_name, shown
-from .records import ATTRIBUTES, NO_CAPTION, OWN, TEMPLATE, FileProblem, MetadataLine, Photo, PhotoRecord
+from .records import (
+    ATTRIBUTES,
+    MODEL_PREFIX,
+    NO_CAPTION,
+    OWN,
+    TEMPLATE,
+    FileProblem,
+    MetadataLine,
+    Photo,
+    PhotoRecord,
+)
 from .report import (
     REPORT,
     CaptionCounts,
@@ -145,13 +156,18 @@ def finished_report(out: Path, job: Job) -> PreparationReport | None:
         return None
     for split, photos in zip(SPLITS, (report.train, report.validation), strict=True):
         try:
-            content = (out / split / "metadata.jsonl").read_text(encoding="utf-8") if photos else ""
-            lines = [MetadataLine.parse(line) for line in content.splitlines()]
+            lines = read_lines(out, split) if photos else []
         except (OSError, ValueError):
             return None
         if not all((out / split / line.file_name).exists() for line in lines):
             return None
     return report
+
+
+def read_lines(out: Path, split: str) -> list[MetadataLine]:
+    """The metadata of a split. Raises an OSError or ValueError where it is missing or damaged."""
+    content = (out / split / "metadata.jsonl").read_text(encoding="utf-8")
+    return [MetadataLine.parse(line) for line in content.splitlines()]
 
 
 def begin(out: Path, job: Job) -> None:
@@ -227,6 +243,7 @@ def finish(out: Path, job: Job, source: Source, photos: list[Photo], records: li
     report = build_report(job, source, photos, records, validation)
     if job.arguments.describe:
         report = with_attributes(report, [photo.line for photo in used])
+    used, report = with_captions_by_models(used, report, out)
     report.write(work / REPORT)
     write_text(work / CARD, dataset_card(report))
     write_bytes(work / CONTACT_SHEET, contact_sheet(photos_by_class(used, list(report.classes), out)))
@@ -276,7 +293,7 @@ def choose_validation(photos: list[Photo], records: list[PhotoRecord], settings:
 def metadata_line(photo: Photo, record: PhotoRecord, seed: int) -> MetadataLine:
     """The photo's own captions; without any, those made from its class; without a class, an empty text."""
     if photo.texts:
-        texts, sources = photo.texts, (OWN,) * len(photo.texts)
+        texts, sources = photo.texts, photo.sources or (OWN,) * len(photo.texts)
     elif photo.label:
         texts, sources = (caption(photo.label, record.count, seed, record.digest),), (TEMPLATE,)
         if record.attributes:
@@ -359,6 +376,46 @@ def with_attributes(report: PreparationReport, lines: list[MetadataLine]) -> Pre
         attributes[kind][word] = number
     described = sum(len(line.texts) for line in lines) - report.num_captions - report.photos_without_text
     return replace(report, num_captions=report.num_captions + described, described=described, attributes=attributes)
+
+
+def with_captions_by_models(
+    used: list[UsedPhoto], report: PreparationReport, out: Path
+) -> tuple[list[UsedPhoto], PreparationReport]:
+    """The photos and the report with the captions that models wrote into `out` since it was prepared.
+
+    A dataset that lacks a file is prepared again; these captions are not to be made again.
+    """
+    earlier = read_report(out / REPORT)
+    if earlier is None or not earlier.captioners:
+        return used, report
+    before: dict[tuple[str, str], MetadataLine] = {}
+    for split in SPLITS:
+        with contextlib.suppress(OSError, ValueError):
+            before |= {(split, line.file_name): line for line in read_lines(out, split)}
+    used = [
+        replace(photo, line=with_captions_of(photo.line, before.get((photo.split, photo.line.file_name))))
+        for photo in used
+    ]
+    lines = [photo.line for photo in used]
+    written = Counter(source for line in lines for source in line.caption_sources)
+    report = replace(
+        report,
+        captioners=[model for model in earlier.captioners if written[MODEL_PREFIX + model.name] == model.captions],
+        num_captions=sum(text != "" for line in lines for text in line.texts),
+        photos_without_text=sum(line.text == "" for line in lines),
+    )
+    return used, report
+
+
+def with_captions_of(line: MetadataLine, before: MetadataLine | None) -> MetadataLine:
+    """The line with the captions by models that the photo had before."""
+    captions = zip(before.texts, caption_sources(before), strict=True) if before else ()
+    by_models = [found for found in captions if found[1].startswith(MODEL_PREFIX) and found[0] not in line.texts]
+    if not by_models:
+        return line
+    kept = [found for found in zip(line.texts, line.caption_sources, strict=True) if found[1] != NO_CAPTION]
+    texts, sources = zip(*kept, *by_models, strict=True)
+    return replace(line, text=texts[0], texts=texts, caption_sources=sources)
 
 
 def long_names(classes: dict[str, Any]) -> list[FileProblem]:

@@ -13,8 +13,9 @@ from PIL import Image
 from ..errors import InputError
 from ..files import read_regular, why
 from .attributes import Attributes
+from .captions import caption_sources
 from .reading import METADATA_BYTES, inside
-from .records import MetadataLine
+from .records import NO_CAPTION, TEMPLATE, MetadataLine
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PreparedSplit:
         captions: all captions of each photo, at least one; "" is the only one of a photo without class and caption.
         labels: class names; "" for photos without a class.
         attributes: measured words of each photo; None for photos prepared without `--describe`.
+        sources: where each of `captions` comes from, as `MetadataLine.caption_sources`.
     """
 
     folder: Path
@@ -34,6 +36,7 @@ class PreparedSplit:
     captions: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
     attributes: tuple[Attributes | None, ...] = ()
+    sources: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,6 +50,32 @@ class PreparedSplit:
     def all_captions(self) -> tuple[str, ...]:
         """All captions of all photos, in order, with repetitions."""
         return tuple(text for captions in self.captions for text in captions)
+
+    @property
+    def source_counts(self) -> dict[str, int]:
+        """The number of captions by source, the most common first."""
+        return dict(Counter(source for sources in self.sources for source in sources).most_common())
+
+    @property
+    def says_more_than_classes(self) -> bool:
+        """Whether any caption is not the class name in a template."""
+        return not self.source_counts.keys() <= {TEMPLATE, NO_CAPTION}
+
+    def example_captions(self, number: int, seed: int) -> list[str]:
+        """At most `number` distinct captions that are not templates, chosen by `seed`, of as many classes as possible.
+
+        No two are of the same photo.
+        """
+        chosen: dict[str, str] = {}  # {caption: class}
+        order = np.random.default_rng(seed).permutation(len(self))
+        for another_of_a_class in (False, True):
+            for photo in order.tolist():
+                texts = zip(self.captions[photo], self.sources[photo], strict=True)
+                text = next((text for text, source in texts if source not in (TEMPLATE, NO_CAPTION)), None)
+                known = self.labels[photo] in chosen.values() and not another_of_a_class
+                if text is not None and not known and len(chosen) < number:
+                    chosen.setdefault(text, self.labels[photo])
+        return list(chosen)
 
     @property
     def classes(self) -> list[str]:
@@ -91,6 +120,7 @@ def load_split(prepared: str | Path, split: str) -> PreparedSplit:
         tuple(line.texts for line in lines),
         tuple(line.label for line in lines),
         tuple(line.attributes for line in lines),
+        tuple(map(caption_sources, lines)),
     )
 
 

@@ -43,7 +43,8 @@ class Photo:
     Attributes:
         name: path within the source ("train/Lion/a1.jpg") or split and row ("train/00000012"), fit to be shown.
         label: lower-case class name, which may hold spaces; empty where the photo has no class.
-        texts: the user's own captions, if any.
+        texts: the captions that the source has, if any.
+        sources: where each of `texts` comes from, if the source says so; else they are the user's own.
         stamp: changes when the photo's file or label file does.
         row: the row of a dataset; 0 for files.
         path: the path within the source as the file system has it, where that is not `name`.
@@ -55,6 +56,7 @@ class Photo:
     stamp: str = ""
     row: int = 0
     path: str = ""
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

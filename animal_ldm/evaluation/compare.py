@@ -113,7 +113,7 @@ def table_of(extractor: str, sources: Sequence[Source]) -> Table:
     names = [source.name for source in sources]
     order = {
         (metric.name, metric.k): metric
-        for results in found
+        for results in reversed(found)  # the first that has a metric stays
         if results
         for metric in results.metrics
         if not metric.name.endswith("_ratio")  # the photos' score stands beside every metric
@@ -195,10 +195,10 @@ def error_of(metric: Metric) -> float | None:
 
 def standing(own: tuple[Results, Metric], best: tuple[Results, Metric]) -> Standing:
     """How a model stands to the best one."""
-    errors = error_of(own[1]), error_of(best[1])
-    if errors[0] is None or errors[1] is None:
+    error, error_of_best = error_of(own[1]), error_of(best[1])
+    if error is None or error_of_best is None:
         return "no ± known"
-    difference, sure = (score(own[1]) or 0.0) - (score(best[1]) or 0.0), SURE * math.hypot(*errors)
+    difference, sure = (score(own[1]) or 0.0) - (score(best[1]) or 0.0), SURE * math.hypot(error, error_of_best)
     if difference <= sure:
         return "not distinguishable"
     digests = {results.model.digest for results, _ in (own, best)}

@@ -1,22 +1,23 @@
 """A comparison as plain text, Markdown, one HTML file and a picture."""
 
-import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ..files import whole_file, write_text
+from ..html import data_uri, render_page
 from ..markdown import plain
 from .compare import RETRAINING, SURE, Cell, Comparison, Row, Table
 from .comparison_sources import SampleRow
+from .glossary import explanation
 from .plots import QUIET, REAL, SAMPLES
-from .table import align
+from .table import ARROWS, align
 
-ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
+PICTURE_SIDE = 2400  # pixels
 # Metrics in the picture, with their k.
 PICTURED = (
     ("frechet_distance", None),
@@ -30,8 +31,9 @@ PICTURED = (
     ("vendi_score", None),
     ("prompt_accuracy", None),
 )
-PER_LINE = 4  # of them
+PER_LINE = 5  # of them
 EXPLAINED = (
+    "↓ lower is better, ↑ higher is better, ≈ near real photos is better.",
     "± is the standard error over the choice of samples or, over several sample sets, their standard deviation. It "
     "does not cover training the model again.",
     f"* marks the best value and those within {SURE:g} standard errors of it: the results do not tell them apart. "
@@ -94,12 +96,17 @@ def markdown_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def as_html(comparison: Comparison, picture: Path) -> str:
     """One file that loads nothing."""
-    environment = Environment(
-        loader=PackageLoader("animal_ldm"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    with Image.open(picture) as image:
+        uri = data_uri(image, PICTURE_SIDE)
+    return render_page(
+        "compare.html",
+        comparison=comparison,
+        picture=uri,
+        explained=EXPLAINED,
+        arrows=ARROWS,
+        marked=marked,
+        explanation=explanation,
     )
-    image = base64.b64encode(picture.read_bytes()).decode()
-    values = {"comparison": comparison, "picture": image, "explained": EXPLAINED, "arrows": ARROWS, "marked": marked}
-    return environment.get_template("compare.html").render(values)
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------
@@ -112,8 +119,9 @@ def save_picture(comparison: Comparison, samples: Sequence[SampleRow], path: Pat
         rows = [row for row in table.rows if (row.metric.name, row.metric.k) in PICTURED]
         parts += [(table, rows[start : start + PER_LINE]) for start in range(0, len(rows), PER_LINE)]
     models = len(comparison.names)
-    heights = [0.9 + 0.3 * models] * len(parts) + [1.15 * len(samples) + 0.5] * bool(samples)
-    figure = Figure(figsize=(3 * PER_LINE, sum(heights) + 0.4), layout="constrained")
+    sampled = [i for i in range(models) if any(row.images[i] is not None for row in samples)]
+    heights = [0.9 + 0.3 * models] * len(parts) + [1.2 * len(sampled) + 0.5] * bool(samples)
+    figure = Figure(figsize=(2.7 * PER_LINE, sum(heights) + 0.4), layout="constrained")
     figure.suptitle("bars: ± 2 standard errors over samples; dotted: real photos; hollow: not comparable", color=QUIET)
     strips = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for strip, (table, rows) in zip(strips, parts, strict=False):
@@ -124,15 +132,16 @@ def save_picture(comparison: Comparison, samples: Sequence[SampleRow], path: Pat
         for axes in plots[len(rows) :]:
             axes.set_visible(False)
     if samples:
-        grid = strips[-1].subplots(len(samples), models, squeeze=False)
-        for line, row in zip(grid, samples, strict=True):
-            for axes, image in zip(line, row.images, strict=True):
+        grid = strips[-1].subplots(len(sampled), len(samples), squeeze=False)
+        for line, model in zip(grid, sampled, strict=True):
+            for axes, row in zip(line, samples, strict=True):
+                image = row.images[model]
                 axes.imshow(np.full((1, 1, 3), 255, np.uint8) if image is None else image)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            line[0].set_ylabel(f"{row.prompt}\nseed {row.seed}", rotation=0, ha="right", va="center")
-        for axes, name in zip(grid[0], comparison.names, strict=True):
-            axes.set_title(name, fontsize="medium")
+            line[0].set_ylabel(comparison.names[model], rotation=0, ha="right", va="center")
+        for axes, row in zip(grid[0], samples, strict=True):
+            axes.set_title(f"{row.prompt}\nseed {row.seed}", fontsize="small")
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=130)
 

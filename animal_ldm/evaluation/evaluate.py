@@ -14,8 +14,11 @@ from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling
 from . import plots
+from .faithfulness import TextReference, TextReport, held_out_texts
 from .features import FeatureSet, Measurer
+from .gallery import SamplesAndPhotos, gallery
 from .images import Images
+from .page import write_page
 from .reconstruction import measure_reconstructions, reconstruct
 from .report import Reference, measure
 from .results import (
@@ -29,7 +32,7 @@ from .results import (
     SweepPoint,
     plots_folder,
 )
-from .samples import CachedSampler, classes_of_samples, prompt_of
+from .samples import CachedSampler, caption_prompts, classes_of_samples, prompt_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "clean-fid", "numpy", "pillow")
 
@@ -54,6 +57,7 @@ class EvaluationSettings:
     sampling: Sampling = field(default_factory=Sampling)
     split: Literal["train", "validation"] = "train"
     class_mix: Literal["data", "balanced"] = "data"
+    prompts: Literal["data", "classes"] = "classes"  # captions of the reference photos, or the class names
     repeats: int = 1
     sweep: SweepSettings | None = None
     reconstructions: bool = False
@@ -80,16 +84,25 @@ def evaluate(
     of_samples = measurer.with_cache(settings.out / "features")
     info, sampling, sampling_info = ModelInfo(settings.model_name, None), None, None
     sweeps, autoencoders = [None] * len(references), [None] * len(references)
+    of_texts = TextReport([[] for _ in references], None)
     if isinstance(model, Images):
         samples = choose_images(model, classes, settings)
         sample_sets = [found.split(1) for found in of_samples.feature_sets(samples, "samples")]
     else:
-        run = PipelineRun(model, references, of_samples, settings, class_labels(classes, settings))
+        labels = class_labels(classes, settings)
+        texts = measure_texts(
+            prompts_of(labels, photos[settings.split], settings), photos, references, of_samples, settings
+        )
+        run = PipelineRun(model, references, of_samples, settings, labels, texts)
         info, sampling_info = replace(info, digest=pipeline_digest(model)), run.sampling_info()
         sampling = settings.sampling
         samples, sample_sets = run.sample(sampling)
+        of_texts = texts.measure(samples, sample_sets, sampling)
         sweeps, autoencoders = run.sweeps(), run.reconstructions(photos["validation"])
     reports = [measure(*both, settings.seed, sampling) for both in zip(references, sample_sets, strict=True)]
+    reports = [
+        replace(report, metrics=report.metrics + more) for report, more in zip(reports, of_texts.metrics, strict=True)
+    ]
     first, *more = [
         Measurement(reference.extractor, **vars(report), sweep=sweep, autoencoder=autoencoder)
         for reference, report, sweep, autoencoder in zip(references, reports, sweeps, autoencoders, strict=True)
@@ -100,6 +113,7 @@ def evaluate(
         sampling=sampling_info,
         versions=library_versions(*LIBRARIES),
         **vars(first),
+        per_attribute=of_texts.per_attribute,
         more=more,
     )
     if measurer.is_main_process:
@@ -114,8 +128,8 @@ def measure_references(photos: Mapping[str, Images], measurer: Measurer, split: 
     """
     train, validation = (measurer.feature_sets(photos[name], f"{name} photos") for name in ("train", "validation"))
     return [
-        Reference(extractor.describe(), *features, split, measurer.state)
-        for extractor, *features in zip(measurer.extractors, train, validation, strict=True)
+        Reference(extractor.describe(), of_train, of_validation, split, measurer.state)
+        for extractor, of_train, of_validation in zip(measurer.extractors, train, validation, strict=True)
     ]
 
 
@@ -150,6 +164,26 @@ def class_labels(classes: Mapping[str, int], settings: EvaluationSettings) -> li
     return classes_of_samples(mix, settings.number * settings.repeats)
 
 
+def prompts_of(labels: Sequence[str], photos: Images, settings: EvaluationSettings) -> list[str]:
+    """A prompt for each class: captions of the photos, or class names."""
+    return caption_prompts(labels, photos) if settings.prompts == "data" else [*map(prompt_of, labels)]
+
+
+def measure_texts(
+    prompts: Sequence[str],
+    photos: Mapping[str, Images],
+    references: Sequence[Reference],
+    of_samples: Measurer,
+    settings: EvaluationSettings,
+) -> TextReference:
+    """The prompts of the samples, beside what the same measures find in held-out photos and their captions."""
+    held_out = photos["validation" if settings.split == "train" else "train"]
+    captions = prompts_of(held_out.labels or (), held_out, settings)
+    features = [reference.other for reference in references]
+    scores, words = held_out_texts(held_out, features, captions, of_samples, with_words=settings.prompts == "data")
+    return TextReference(prompts, of_samples, settings.seed, len(held_out), scores, words)
+
+
 @dataclass(frozen=True)
 class PipelineRun:
     """An evaluation of a pipeline: samples with any settings, measured against the references of all extractors."""
@@ -159,14 +193,17 @@ class PipelineRun:
     measurer: Measurer  # for samples
     settings: EvaluationSettings
     labels: list[str]  # class of each sample
+    texts: TextReference
 
     def sampling_info(self) -> SamplingInfo:
-        settings = self.settings
+        settings, of_classes = self.settings, self.settings.prompts == "classes"
         return SamplingInfo(
             **asdict(settings.sampling),
             seed=settings.seed,
             class_mix=settings.class_mix,
-            prompts={label: prompt_of(label) for label in sorted(set(self.labels))},
+            prompts={label: prompt_of(label) for label in sorted(set(self.labels))} if of_classes else {},
+            prompts_from=settings.prompts,
+            distinct_prompts=len(set(self.texts.prompts)),
             scheduler=type(self.pipeline.scheduler).__name__,
             dtype=str(self.pipeline.unet.dtype).removeprefix("torch."),
             image_size=self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
@@ -176,7 +213,7 @@ class PipelineRun:
         """All samples, and by every extractor their features as `repeats` sets."""
         out, measurer = self.settings.out, self.measurer
         sampler = CachedSampler(self.pipeline, out / "samples", measurer.batch_size, measurer.state)
-        samples = sampler.sample(self.labels, sampling, self.settings.seed)
+        samples = sampler.sample(self.labels, sampling, self.settings.seed, self.texts.prompts)
         return samples, [found.split(self.settings.repeats) for found in measurer.feature_sets(samples, "samples")]
 
     def sweeps(self) -> list[Sweep | None]:
@@ -187,9 +224,11 @@ class PipelineRun:
         points: list[list[SweepPoint]] = [[] for _ in self.references]
         for value in sweep.values:
             changed = replace(self.settings.sampling, **{sweep.parameter: value})
-            _, found = self.sample(changed)
-            for reference, sample_sets, own in zip(self.references, found, points, strict=True):
-                own.append(SweepPoint(value, measure(reference, sample_sets, seed, changed, errors=False).metrics))
+            samples, found = self.sample(changed)
+            of_texts = self.texts.measure(samples, found, changed).metrics
+            for reference, sample_sets, more, own in zip(self.references, found, of_texts, points, strict=True):
+                metrics = measure(reference, sample_sets, seed, changed, errors=False).metrics
+                own.append(SweepPoint(value, metrics + more))
         return [Sweep(sweep.parameter, own) for own in points]
 
     def reconstructions(self, photos: Images) -> list[AutoencoderResult | None]:
@@ -210,21 +249,28 @@ def write(
     train: Images,
     out: Path,
 ) -> None:
-    """results.json and the plots: of the first extractor here, of the others in a folder with the extractor's name.
+    """results.json, the report and the plots: those of other extractors than the first in a folder with their name.
 
-    The file comes last: where it is, the plots beside it are of the same run.
+    results.json comes last: where it is, the others are of the same run.
 
     Args:
         measured: by every extractor, the photos' and the samples' features.
         train: the training photos.
     """
-    plots.save_sample_grid(samples.take(range(len(measured[0][1][0]))), results, out / "samples.png")
-    for own, (reference, [first, *_]) in zip(results.each(), measured, strict=True):
+    first = samples.take(range(len(measured[0][1][0])))
+    plots.save_sample_grid(first, results, out / "samples.png")
+    plots.save_captioned_samples(first, results, out / "captions.png")
+    for own, (reference, [features, *_]) in zip(results.each(), measured, strict=True):
         folder = plots_folder(out, results, own)
         plots.save_precision_recall(own, folder / "precision_recall.png")
         plots.save_fd_curve(own, folder / "fd_curve.png")
-        panel = plots.NearestPanel(samples.take(range(len(first))), first.features, train, reference.train.features)
-        plots.save_nearest_panel(panel, own.extractor.name, folder / "nearest.png")
+        compared = SamplesAndPhotos(first, features.features, train, reference.train.features)
+        nearest = compared.nearest_photos()
+        plots.save_nearest_panel(compared, nearest, own.extractor.name, folder / "nearest.png")
+        if folder == out:
+            images = gallery(results, compared, nearest)
+            images.write(out / "gallery.json")
+            write_page(results, images, out / "report.html")
         if own.sweep:
             plots.save_sweep(own, folder / "sweep.png")
     results.write(out / "results.json")

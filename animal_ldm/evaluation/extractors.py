@@ -5,16 +5,18 @@ channels, never quantised to uint8; with clean-fid's own code. Another resize ru
 """
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import torch
 from cleanfid.resize import make_resizer
 from diffusers import AutoencoderKL
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ..digest import weights_digest
@@ -35,6 +37,8 @@ HUB_MODELS = {"dinov2": "facebook/dinov2-large", "clip": "openai/clip-vit-base-p
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Extractor:
@@ -48,6 +52,8 @@ class Extractor:
     image_size: int
     network: Callable[[torch.Tensor], torch.Tensor]  # float32 (B, 3, S, S) in [0, 255] -> (B, D)
     device: torch.device
+    # B texts -> (B, D), in the space of the images' features; None where the network does not read.
+    text_network: Callable[[Sequence[str]], torch.Tensor] | None = None
 
     def describe(self) -> ExtractorInfo:
         """What stands beside every number measured with it."""
@@ -62,6 +68,16 @@ class Extractor:
     def embed(self, prepared: torch.Tensor) -> torch.Tensor:
         """Prepared images (B, 3, S, S) -> features (B, D), on the CPU."""
         return self.network(prepared.to(self.device)).float().flatten(1).cpu()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """N texts -> features (N, D), on the CPU. Equal texts are read once."""
+        assert self.text_network is not None
+        distinct = list(dict.fromkeys(texts))
+        batches = (distinct[start : start + batch_size] for start in range(0, len(distinct), batch_size))
+        features = torch.cat([self.text_network(batch).float().cpu() for batch in batches])
+        place = {text: i for i, text in enumerate(distinct)}
+        return features[[place[text] for text in texts]]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 (B, D), on the CPU."""
@@ -202,7 +218,29 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
             return last.mean((2, 3))
         return last[:, 0] if has_class_token else last.mean(1)
 
-    return Extractor(name, weights_digest(model), size, network, device)
+    text_network = clip_text_network(model, model_id) if isinstance(model, CLIPModel) else None
+    return Extractor(name, weights_digest(model), size, network, device, text_network)
+
+
+def clip_text_network(model: CLIPModel, model_id: str) -> Callable[[Sequence[str]], torch.Tensor] | None:
+    """The text tower of a CLIP model; None, with a warning, without the tokenizer that belongs to it."""
+    config = model.config.text_config
+    try:
+        tokenizer: Any = CLIPTokenizer.from_pretrained(model_id)
+    except (OSError, ValueError):
+        tokenizer = ()
+    # transformers makes up a tokenizer of a few tokens where the files are missing
+    if len(tokenizer) != config.vocab_size:
+        logger.warning("%s lacks the tokenizer of its text tower, so CLIP scores are not measured.", model_id)
+        return None
+
+    def network(texts: Sequence[str]) -> torch.Tensor:
+        length = config.max_position_embeddings
+        padded = tokenizer([*texts], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        found: Any = model.get_text_features(**padded.to(model.device))
+        return found.pooler_output
+
+    return network
 
 
 def _normalize(

@@ -18,10 +18,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Images:
-    """Image `i` is `files[i]`, of class `labels[i]` where classes are known."""
+    """Image `i` is `files[i]`, of class `labels[i]` where classes are known, with `captions[i]` where it has some."""
 
     files: tuple[Path, ...]
     labels: tuple[str, ...] | None = None
+    captions: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -42,7 +43,8 @@ class Images:
 
     def take(self, indices: Sequence[int]) -> "Images":
         labels = self.labels and tuple(self.labels[i] for i in indices)
-        return Images(tuple(self.files[i] for i in indices), labels)
+        captions = self.captions and tuple(self.captions[i] for i in indices)
+        return Images(tuple(self.files[i] for i in indices), labels, captions)
 
     def stack(self, indices: Sequence[int]) -> np.ndarray:
         """Images of one size as uint8 RGB, (B, H, W, 3)."""
@@ -58,7 +60,7 @@ class Images:
 
 def images_of_split(split: PreparedSplit) -> Images:
     """The photos of one split of a prepared dataset."""
-    return Images(tuple(split.folder / file for file in split.files), split.labels)
+    return Images(tuple(split.folder / file for file in split.files), split.labels, split.captions)
 
 
 def images_of_dataset(prepared: str | Path) -> dict[str, Images]:

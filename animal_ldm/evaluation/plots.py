@@ -2,33 +2,30 @@
 
 import math
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..data.captions import is_template
 from ..files import whole_file
+from .gallery import Nearest, SamplesAndPhotos, first_of_every_class
 from .images import Images
-from .neighbours import nearest
-from .results import BASELINE, Curve, Metric, Results
+from .results import BASELINE, Curve, FrechetCurves, Metric, Results
 from .table import number, sampling_line
 
 SAMPLES, REAL, QUIET = "#0072b2", "#d55e00", "#767676"  # colour-blind readers can tell them apart too
 GRID_COLUMNS = 10
-PANEL_ROWS, PANEL_SEED = 6, 0
+CAPTION_COLUMNS, CAPTION_ROWS = 5, 4
 
 
 def save_sample_grid(samples: Images, results: Results, path: Path) -> None:
     """The first samples of every class, a row each: uncurated."""
-    rows = {}
-    for index, label in enumerate(samples.labels or ["samples"] * len(samples)):
-        if len(rows.setdefault(label, [])) < GRID_COLUMNS:
-            rows[label].append(samples[index])
-    rows = dict(sorted(rows.items()))
+    groups = first_of_every_class(samples, GRID_COLUMNS)
+    rows = {label or "samples": [samples[index] for index in indices] for label, indices in groups.items()}
     figure = Figure(figsize=(0.9 * GRID_COLUMNS + 1.2, 0.93 * len(rows) + 0.4), layout="constrained")
     _caption(figure, results)
     for axes, (label, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
@@ -36,6 +33,29 @@ def save_sample_grid(samples: Images, results: Results, path: Path) -> None:
         axes.imshow(np.concatenate([*images, *blank], axis=1), interpolation="nearest")
         axes.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
         _bare(axes)
+    _save(figure, path)
+
+
+def save_captioned_samples(samples: Images, results: Results, path: Path) -> None:
+    """The first samples whose prompts say more than the class, below the prompts: uncurated. Without any, no file."""
+    path.unlink(missing_ok=True)
+    first: dict[str, int] = {}
+    for index, (text,) in enumerate(samples.captions or ()):
+        if samples.labels and not is_template(text, samples.labels[index]):
+            first.setdefault(text, index)
+    shown = list(first.items())[: CAPTION_COLUMNS * CAPTION_ROWS]
+    if not shown:
+        return
+    rows = -(-len(shown) // CAPTION_COLUMNS)
+    figure = Figure(figsize=(2 * CAPTION_COLUMNS, 2.4 * rows + 0.4), layout="constrained")
+    _caption(figure, results)
+    for axes in figure.subplots(rows, CAPTION_COLUMNS, squeeze=False).flat:
+        _bare(axes)
+        if shown:
+            text, index = shown.pop(0)
+            axes.imshow(samples[index], interpolation="nearest")
+            title = textwrap.fill(text, width=27, max_lines=3, placeholder=" …")
+            axes.set_title(title, fontsize="small", parse_math=False)
     _save(figure, path)
 
 
@@ -82,12 +102,10 @@ def save_fd_curve(results: Results, path: Path) -> None:
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     _caption(figure, results)
     axes = figure.subplots()
-    first = 1 / min(*curves.samples.sizes, *curves.real_photos.sizes)
     samples = "samples" if metric.repeats == 1 else f"samples, the first of {metric.repeats} sets"
     _plot_curve(axes, curves.samples, SAMPLES, samples)
     _plot_curve(axes, curves.real_photos, REAL, "real photos: the floor")
-    ticks = (1, 2, 4, 10)  # far enough apart for their labels
-    axes.set_xticks([0, *(first / tick for tick in ticks)], ["∞", *(f"{tick / first:,.0f}" for tick in ticks)])
+    axes.set_xticks(*zip(*sizes_ticks(curves), strict=True))
     axes.set(xlabel="N, on a scale of 1/N", ylabel=metric.label, xlim=(0, None))
     axes.set_title(f"{metric.n_real:,} reference photos")
     axes.set_ylim(bottom=min(0, curves.samples.value or 0, curves.real_photos.value or 0))
@@ -99,33 +117,41 @@ def save_fd_curve(results: Results, path: Path) -> None:
 def _plot_curve(axes: Axes, curve: Curve, colour: str, name: str) -> None:
     """Distances over 1/N, and the fit where there is one."""
     axes.plot(1 / np.array(curve.sizes), curve.distances, "o", color=colour, label=name)
+    if curve.value is not None:
+        axes.plot(*zip(*fit_points(curve), strict=True), color=colour, linewidth=1, label=fit_name(curve))
+        axes.plot(0, curve.value, "D", color=colour, fillstyle="none", clip_on=False)
+
+
+def fit_points(curve: Curve) -> list[tuple[float, float]]:
+    """The fit to a curve as points (1/N, distance), from infinitely many samples to the fewest; none without a fit."""
     if curve.value is None or curve.slope is None:
-        return
+        return []
     over_n = np.linspace(0, 1 / min(curve.sizes))
     fit = curve.value + curve.slope * over_n + (curve.curvature or 0) * over_n**2
+    return [*zip(over_n.tolist(), fit.tolist(), strict=True)]
+
+
+def fit_name(curve: Curve) -> str:
     shape = "straight line" if curve.curvature is None else "parabola"
-    label = f"{shape} over 1/N, {number(curve.value, curve.standard_error)} at N→∞"
-    axes.plot(over_n, fit, color=colour, linewidth=1, label=label)
-    axes.plot(0, curve.value, "D", color=colour, fillstyle="none", clip_on=False)
+    return f"{shape} over 1/N, {number(curve.value, curve.standard_error)} at N→∞"
 
 
-@dataclass(frozen=True)
-class NearestPanel:
-    """Samples and training photos with their features (N, D)."""
-
-    samples: Images
-    sample_features: torch.Tensor
-    train: Images
-    train_features: torch.Tensor
+def sizes_ticks(curves: FrechetCurves) -> list[tuple[float, str]]:
+    """(1/N, N in words) for an axis of 1/N, far enough apart for their labels."""
+    first = 1 / min(*curves.samples.sizes, *curves.real_photos.sizes)
+    return [(0, "∞"), *((first / part, f"{part / first:,.0f}") for part in (1, 2, 5))]
 
 
-def save_nearest_panel(panel: NearestPanel, extractor: str, path: Path) -> None:
-    """Samples beside their three nearest training photos: on the left the nearest of all, on the right any."""
-    samples, train = panel.samples, panel.train
-    distances, index = nearest(panel.sample_features, panel.train_features, (1, 2, 3))
-    closest = distances[:, 0].argsort()[:PANEL_ROWS].tolist()
-    rest = sorted(set(range(len(samples))) - set(closest))
-    others = np.random.default_rng(PANEL_SEED).permutation(rest)[: len(closest)].tolist()
+def save_nearest_panel(
+    compared: SamplesAndPhotos, found: tuple[Sequence[Nearest], Sequence[Nearest]], extractor: str, path: Path
+) -> None:
+    """Samples beside their three nearest training photos: on the left the nearest of all, on the right any.
+
+    Args:
+        found: from `SamplesAndPhotos.nearest_photos`.
+    """
+    samples, train = compared.samples, compared.train
+    closest, others = found
     figure = Figure(figsize=(11, 1.38 * len(closest) + 0.8), layout="constrained")
     explained = (
         f"each sample, and the three nearest of {len(train):,} training photos with their {extractor} distances"
@@ -135,11 +161,11 @@ def save_nearest_panel(panel: NearestPanel, extractor: str, path: Path) -> None:
     parts: Any = figure.subfigures(1, 2)
     for part, (chosen, heading) in zip(parts, halves, strict=True):
         part.suptitle(heading, fontsize="medium")
-        for row, sample in zip(part.subplots(len(closest), 4, squeeze=False), chosen, strict=False):
-            row[0].imshow(samples[sample])
-            name = f"{samples.labels[sample]}, " if samples.labels else ""
-            row[0].set_xlabel(f"{name}sample {sample}", color=SAMPLES, fontsize="small", parse_math=False)
-            for axes, photo, distance in zip(row[1:], index[sample].tolist(), distances[sample].tolist(), strict=True):
+        for row, one in zip(part.subplots(len(closest), 4, squeeze=False), chosen, strict=False):
+            row[0].imshow(samples[one.sample])
+            name = f"{samples.labels[one.sample]}, " if samples.labels else ""
+            row[0].set_xlabel(f"{name}sample {one.sample}", color=SAMPLES, fontsize="small", parse_math=False)
+            for axes, photo, distance in zip(row[1:], one.photos, one.distances, strict=True):
                 axes.imshow(train[photo])
                 axes.set_xlabel(f"{distance:.3g}", color=REAL, fontsize="small")
             for axes in row:

@@ -14,7 +14,7 @@ from .kernel_distance import kernel_distance
 from .metrics import frechet_distance_of_features
 from .report import small_sample_note
 from .results import ExtractorInfo
-from .samples import CachedSampler, classes_of_samples
+from .samples import CachedSampler, caption_prompts, classes_of_samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class QuickEvaluation:
     extractor: ExtractorInfo
     sampling: Sampling
     split: str = "validation"
+    prompts: str = "classes"  # or "data": captions of the validation photos
 
 
 def quick_evaluation(
@@ -55,12 +56,14 @@ def quick_evaluation(
         prepared: a prepared dataset.
         measurer: its batch size is that of the sampling too; with its state, every process makes this call.
     """
-    photos = images_of_split(load_split(prepared, "validation"))
+    split = load_split(prepared, "validation")
+    photos = images_of_split(split)
     real = measurer.features(photos, "validation photos")
     labels = classes_of_samples(Counter(photos.labels), settings.number)
     folder = settings.folder / "samples"
     sampler = CachedSampler(pipeline, folder, measurer.batch_size, measurer.state)
-    samples = sampler.sample(labels, settings.sampling, settings.seed)
+    prompts = caption_prompts(labels, photos) if split.says_more_than_classes else None
+    samples = sampler.sample(labels, settings.sampling, settings.seed, prompts)
     fake = measurer.with_cache(None).features(samples, "samples")
     if measurer.is_main_process:
         shutil.rmtree(folder)
@@ -76,4 +79,5 @@ def quick_evaluation(
         seed=settings.seed,
         extractor=measurer.extractor.describe(),
         sampling=settings.sampling,
+        prompts="data" if prompts else "classes",
     )

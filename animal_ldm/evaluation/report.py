@@ -53,6 +53,7 @@ OTHER_CLIP = (
 )
 VENDI = "how many distinct images, by cosine similarity; it grows with N, and noise scores high"
 NOT_FINITE = "not measured: the score it is divided by is 0"
+ONE_CLASS = "not measured: the photos are of one class, so there is nothing to tell apart"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Reference:
     def radii(self) -> torch.Tensor:
         """(N, 1 + K): each photo's distance to the nearest of its split, and to the k-th nearest for `KS`."""
         return nearest(self.photos.features, self.photos.features, (1, *KS), state=self.state)[0]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the training photos are of more than one class, which a probe can tell apart."""
+        return len(set(self.train.labels or ())) > 1
 
     @cached_property
     def probe(self) -> Probe:
@@ -157,7 +163,7 @@ def compare_all(reference: Reference, sample_sets: Sequence[FeatureSet], seed: i
     whole = [compare(reference, samples.features, seed) for samples in sample_sets]
     if errors:
         found = jackknife(sample_sets[0].features, lambda features: neighbour_values(reference, features), seed)
-        whole[0] = replace(whole[0], errors=whole[0].errors | found)
+        whole[0] = replace(whole[0], errors={**whole[0].errors, **found})
     fewer = whole
     if equal_n < n:
         fewer = [compare(reference, samples.features[:equal_n], seed) for samples in sample_sets]
@@ -177,7 +183,7 @@ def compare(reference: Reference, features: torch.Tensor, seed: int) -> Comparis
         ("kernel_distance", None): kernel.mean,
         **{(name, None): found.value for name, found in estimates.items()},
     }
-    errors = {
+    errors: dict[tuple[str, int | None], float | None] = {
         ("frechet_distance_infinity", None): curve.standard_error,
         ("kernel_distance", None): kernel.standard_error,
         **{(name, None): found.standard_error for name, found in estimates.items()},
@@ -326,15 +332,17 @@ def prompt_accuracy(context: _Context) -> Metric:
     """How often a probe assigns samples to the class of their prompt."""
     reference = context.reference
     shares = [share_recognised(reference, samples) for samples in context.sample_sets]
+    first = shares[0]
     return context.metric(
         "prompt_accuracy",
         "prompt accuracy",
         "higher",
         shares,
-        standard_error=(shares[0] * (1 - shares[0]) / len(context.sample_sets[0])) ** 0.5,
+        standard_error=None if first is None else (first * (1 - first) / len(context.sample_sets[0])) ** 0.5,
         n_real=len(reference.train),
         real_photos=RealPhotos(len(reference.validation), share_recognised(reference, reference.validation)),
         note="share of samples that a linear probe, fitted to training photos, assigns to the class of the prompt",
+        reason=NOT_FINITE if reference.has_classes else ONE_CLASS,
     )
 
 
@@ -405,8 +413,10 @@ def small_sample_note(extractor: str, n: int, dim: int) -> str | None:
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 
-def share_recognised(reference: Reference, images: FeatureSet) -> float:
-    """Share of images that the probe assigns to their class."""
+def share_recognised(reference: Reference, images: FeatureSet) -> float | None:
+    """Share of images that the probe assigns to their class; None where all photos are of one class."""
+    if not reference.has_classes:
+        return None
     predicted = reference.probe.predict(images.features.cpu())
     return sum(guess == label for guess, label in zip(predicted, images.labels or (), strict=True)) / len(images)
 
@@ -414,7 +424,7 @@ def share_recognised(reference: Reference, images: FeatureSet) -> float:
 def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[ClassResult] | None:
     """Per class, over all sample sets: the share that the probe assigns to it, and the most frequent mistake."""
     labels = [label for samples in sample_sets for label in samples.labels or ()]
-    if not labels:
+    if not labels or not reference.has_classes:
         return None
     predicted = [guess for samples in sample_sets for guess in reference.probe.predict(samples.features.cpu())]
     validation = reference.validation
@@ -422,13 +432,12 @@ def per_class(reference: Reference, sample_sets: Sequence[FeatureSet]) -> list[C
     features = torch.cat([samples.features for samples in sample_sets])
     found = []
     for label, share in accuracy(predicted, labels).items():
-        mistakes = Counter(
-            guess for guess, asked in zip(predicted, labels, strict=True) if asked == label and guess != label
-        )
-        most_frequent = mistakes.most_common(1)[0][0] if mistakes else None
+        assigned = Counter(guess for guess, asked in zip(predicted, labels, strict=True) if asked == label)
+        mistaken_for = next((guess for guess, _ in assigned.most_common() if guess != label), None)
         photos, other = (
             side.features[rows_of(side.labels or (), label)] for side in (reference.photos, reference.other)
         )
         covered = class_coverage(photos, features[rows_of(labels, label)], other, K_COVERAGE, reference.state)
-        found.append(ClassResult(label, labels.count(label), share, held_out.get(label), most_frequent, covered))
+        n, counts = labels.count(label), dict(assigned.most_common())
+        found.append(ClassResult(label, n, share, held_out.get(label), mistaken_for, covered, counts))
     return found

@@ -100,10 +100,12 @@ class SamplingInfo:
     guidance_interval: tuple[float, float]  # fractions of the steps
     seed: int  # sample i starts from the noise of seed + i
     class_mix: str  # "data" or "balanced"
-    prompts: dict[str, str]  # {class: prompt}
+    prompts: dict[str, str]  # {class: prompt}; empty for prompts from the data
     scheduler: str  # class name
     dtype: str
     image_size: int  # side, in pixels
+    prompts_from: Literal["classes", "data"] = "classes"  # the class names, or captions of the reference photos
+    distinct_prompts: int | None = None  # None: not recorded
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Metric:
 
     `name` is one of frechet_distance, frechet_distance_infinity, kernel_distance, sliced_wasserstein, cmmd (with a
     CLIP's features only), precision, recall, density, coverage, vendi_score, prompt_accuracy, nearer_than_held_out,
-    median_distance, nearer_than_closest_percent, authpct; or of
+    median_distance, nearer_than_closest_percent, authpct, clip_score (with a CLIP only), colour_accuracy,
+    background_accuracy; or of
     frechet_distance_ratio, precision_ratio, recall_ratio: the samples' score over that of real photos at the N that
     both have (`n_generated` states it; absent where the photos score 0).
     """
@@ -210,6 +213,28 @@ class ClassResult:
     accuracy_held_out: float | None  # of held-out photos; None where there are none of the class
     mistaken_for: str | None  # most frequent wrong class
     coverage: ClassCoverage | None = None  # None: not measured, or fewer photos than neighbours
+    assigned: dict[str, int] | None = None  # {class: samples assigned to it}; None in earlier files
+
+
+@dataclass(frozen=True)
+class AttributeResult:
+    """How many samples show a word that their prompt asks for, of those of which `attributes.measure` says any.
+
+    Held-out photos are measured in the same way, without boxes: those that have a caption with the word.
+    """
+
+    kind: Literal["colour", "background"]  # of the animal, of its surroundings; others need boxes
+    word: str
+    n_asked: int  # samples whose prompt asks for the word
+    n_told: int  # those of them of which the measure says a word of this kind
+    share: float | None  # of `n_told`, those that show the word; None where there are none
+    # Samples of the same classes whose prompts ask for no word of this kind, of which the measure says any, and the
+    # share of the word there: what the classes alone give.
+    n_unasked: int
+    share_unasked: float | None
+    n_photos_asked: int  # the same of held-out photos
+    n_photos_told: int
+    share_photos: float | None
 
 
 @dataclass(frozen=True)
@@ -235,8 +260,8 @@ class AutoencoderResult:
     lpips: float | None  # with SqueezeNet, mean over photos; None: not measured
     frechet_distance: float  # between the photos and their reconstructions
     kernel_distance: float
-    probe_accuracy: float  # share of reconstructions that a linear probe classifies correctly
-    probe_accuracy_photos: float  # the same of the photos themselves
+    probe_accuracy: float | None  # share of reconstructions that a linear probe classifies correctly; None: one class
+    probe_accuracy_photos: float | None  # the same of the photos themselves
     seed: int  # of the kernel distance's subsets
     note: str | None  # how to read the distances
 
@@ -267,6 +292,7 @@ class Results:
     sweep: Sweep | None
     autoencoder: AutoencoderResult | None
     versions: dict[str, str]  # of Python and the libraries
+    per_attribute: list[AttributeResult] | None = None  # None without prompts that ask for a colour or background
     schema_version: int = SCHEMA_VERSION
     more: list[Measurement] = field(default_factory=list)  # by further extractors, of the same samples and photos
 

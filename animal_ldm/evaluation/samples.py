@@ -7,6 +7,7 @@ and a longer run keeps the samples of a shorter one.
 import dataclasses
 import hashlib
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -19,7 +20,7 @@ from ..data.captions import with_article
 from ..digest import pipeline_digest
 from ..files import whole_file, write_json
 from ..pipeline_animal_ldm import AnimalLDMPipeline
-from ..sampling import Sampling, sample_images
+from ..sampling import Sampling, quiet, sample_images
 from .images import Images
 
 
@@ -41,6 +42,27 @@ def prompt_of(label: str) -> str:
     return with_article(label)
 
 
+def caption_prompts(labels: Sequence[str], photos: Images) -> list[str]:
+    """A prompt for each sample: the k-th sample of a class takes a caption of the k-th photo of that class.
+
+    After the last photo comes the first again. So the texts are distributed as those of the photos, and the photos'
+    own labels give each photo its own caption. Of several captions of a photo a hash of the class and k takes one.
+
+    Args:
+        labels: class of each sample.
+    """
+    captions = defaultdict(list)
+    for label, texts in zip(photos.labels or (), photos.captions or (), strict=True):
+        captions[label].append(texts)
+    texts, ranks = [], Counter()
+    for label in labels:
+        of_photo = captions[label][ranks[label] % len(captions[label])]
+        draw = hashlib.sha256(f"caption {ranks[label]} of {label}".encode()).digest()
+        texts.append(of_photo[int.from_bytes(draw[:8]) % len(of_photo)])
+        ranks[label] += 1
+    return texts
+
+
 @dataclass(frozen=True)
 class CachedSampler:
     """Samples a pipeline to PNG files, a folder per model and settings; files that exist are kept."""
@@ -51,34 +73,41 @@ class CachedSampler:
     # Accelerate's state, when every process makes the same calls and the samples shall be shared among them.
     state: PartialState | None = None
 
-    def sample(self, labels: Sequence[str], sampling: Sampling, seed: int) -> Images:
-        """A sample of "a zebra" for each label "zebra".
+    def sample(
+        self, labels: Sequence[str], sampling: Sampling, seed: int, prompts: Sequence[str] | None = None
+    ) -> Images:
+        """A sample for each label, with its prompt as its caption.
 
         Args:
             labels: class of each sample.
             seed: sample i starts from the noise of seed + i.
+            prompts: of each sample; by default "a zebra" for the label "zebra".
         """
         folder = self._folder_of(sampling, seed)
-        # The class is part of the name: another mix of classes keeps what the two have in common.
-        files = tuple(folder / f"{i:06d}_{label.replace(' ', '_')}.png" for i, label in enumerate(labels))
+        prompts = [*map(prompt_of, labels)] if prompts is None else prompts
+        asked = zip(labels, prompts, strict=True)
+        files = tuple(folder / f"{i:06d}_{name_of(label, text)}.png" for i, (label, text) in enumerate(asked))
         rank, processes = (self.state.process_index, self.state.num_processes) if self.state else (0, 1)
         missing = [i for i, file in enumerate(files) if not file.is_file()][rank::processes]
         self._wait()  # before anyone writes: all must find the same images missing
         self.pipeline.set_progress_bar_config(disable=True)
         sampled = sample_images(
             self.pipeline,
-            [prompt_of(labels[i]) for i in missing],
+            [prompts[i] for i in missing],
             [seed + i for i in missing],
             sampling,
             self.batch_size,
         )
-        with tqdm(total=len(missing), desc="samples", unit="image", disable=rank > 0, leave=False) as progress:
+        with (
+            quiet(self.pipeline),
+            tqdm(total=len(missing), desc="samples", unit="image", disable=rank > 0, leave=False) as progress,
+        ):
             for i, image in zip(missing, sampled, strict=True):
                 with whole_file(files[i]) as partial:
                     image.save(partial, format="png")
                 progress.update()
         self._wait()
-        return Images(files, tuple(labels))
+        return Images(files, tuple(labels), tuple((text,) for text in prompts))
 
     def _folder_of(self, sampling: Sampling, seed: int) -> Path:
         settings = {
@@ -95,3 +124,9 @@ class CachedSampler:
     def _wait(self) -> None:
         if self.state:
             self.state.wait_for_everyone()
+
+
+def name_of(label: str, text: str) -> str:
+    """The part of a sample's file name that tells its prompt: other prompts keep the samples they have in common."""
+    name = label.replace(" ", "_")
+    return name if text == prompt_of(label) else f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"

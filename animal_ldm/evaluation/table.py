@@ -1,8 +1,69 @@
 """Results as tables of plain text."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from .results import AutoencoderResult, ClassResult, Metric, Results, Sweep
+from .results import BASELINE, AttributeResult, AutoencoderResult, ClassResult, Metric, Results, Sweep
+
+NOT_MEASURED = "not measured"
+ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
+HEADLINES = {
+    ("frechet_distance", None),
+    ("precision", BASELINE.k),
+    ("recall", BASELINE.k),
+    ("prompt_accuracy", None),
+}
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric as cells of a table; None: does not apply."""
+
+    metric: Metric
+
+    @property
+    def label(self) -> str:
+        return self.metric.label
+
+    @property
+    def arrow(self) -> str:
+        return ARROWS[self.metric.better]
+
+    @property
+    def value(self) -> str:
+        return number(self.metric.value, self.metric.plus_minus)
+
+    @property
+    def same_n(self) -> str | None:
+        found = self.metric.same_n
+        return number(found.value, found.std) if found else None
+
+    @property
+    def photos_value(self) -> str:
+        found = self.metric.real_photos
+        return number(found.value) if found else NOT_MEASURED
+
+    @property
+    def photos(self) -> str:
+        found = self.metric.real_photos
+        return f"{number(found.value)} (N={found.n:,})" if found else NOT_MEASURED
+
+    @property
+    def n(self) -> str:
+        return f"{self.metric.n_generated:,} / {self.metric.n_real:,}"
+
+    @property
+    def headline(self) -> bool:
+        return (self.metric.name, self.metric.k) in HEADLINES
+
+
+PROMPTS = {"classes": "class names", "data": "captions of the photos"}
+HOW_TO_READ_WORDS = (
+    "silent: images of which the measure says no colour or no background at all; the shares are of the others. "
+    "Unasked: the share in samples of the same classes whose prompts ask for none. Photos: held-out ones whose "
+    "captions have the word, measured in the same way, without boxes. Framing and number are not measured: their "
+    "measure needs boxes. Captions of `prepare --describe` state what this measure found, so their photos score high."
+)
 
 # The same metric over the features of different extractors.
 ACROSS_EXTRACTORS = {
@@ -40,6 +101,8 @@ def own_tables(results: Results) -> Iterator[list[str]]:
     """Lines of the smaller tables: classes, the sweep, the autoencoder."""
     if results.per_class:
         yield align([*class_rows(results.per_class)])
+    if results.per_attribute:
+        yield [*align([*attribute_rows(results.per_attribute)]), f"  {HOW_TO_READ_WORDS}"]
     if results.sweep:
         yield align(sweep_rows(results.sweep))
     if results.autoencoder:
@@ -48,15 +111,7 @@ def own_tables(results: Results) -> Iterator[list[str]]:
 
 def table_of_extractors(results: Results) -> str:
     """`results` of several extractors: one table with a column each."""
-    each, first = results.each(), results.metrics[0]
-    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
-    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
-    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
-    rows = [("", *(own.extractor.name for own in each), "better")]
-    for name, k in order:
-        cells = (across_cell(own.find(name, k)) for own in each)
-        metric = known[name, k]
-        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    each, first, rows = results.each(), results.metrics[0], rows_across(results)
     lines = [
         f"{results.model.name} against {first.n_real:,} photos of {results.data.name} ({results.data.reference})",
         *(
@@ -65,9 +120,7 @@ def table_of_extractors(results: Results) -> str:
         ),
         sampling_line(results),
         *size_warning(results),
-        f"N={n:,} samples; in brackets "
-        + ("" if n == n_equal else f"the score of {n_equal:,} of them, then ")
-        + f"that of {n_equal:,} real photos in their place",
+        across_line(results),
         "",
         *align(rows),
         *(["  the three distances of inception are FID, KID and MIND"] if "inception" in rows[0] else []),
@@ -79,6 +132,27 @@ def table_of_extractors(results: Results) -> str:
         for part in own_tables(own):
             lines += ["", f"{name}:", *part]
     return "\n".join(lines)
+
+
+def rows_across(results: Results) -> list[tuple[str, ...]]:
+    """A column for each extractor."""
+    each = results.each()
+    known = {(metric.name, metric.k): metric for own in reversed(each) for metric in own.metrics}
+    order = sorted(known, key=lambda key: max(_place(own, key) for own in each))
+    rows = [("", *(own.extractor.name for own in each), "better")]
+    for name, k in order:
+        cells = (across_cell(own.find(name, k)) for own in each)
+        metric = known[name, k]
+        rows.append((ACROSS_EXTRACTORS.get(name, metric.label), *cells, metric.better))
+    return rows
+
+
+def across_line(results: Results) -> str:
+    """What the numbers in `rows_across` are of."""
+    first = results.metrics[0]
+    n, n_equal = first.n_generated, first.real_photos.n if first.real_photos else 0
+    fewer = "" if n == n_equal else f"the score of {n_equal:,} of them, then "
+    return f"N={n:,} samples; in brackets {fewer}that of {n_equal:,} real photos in their place"
 
 
 def _place(results: Results, key: tuple[str, int | None]) -> int:
@@ -116,6 +190,7 @@ def sampling_line(results: Results) -> str:
     return (
         f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, guidance "
         f"{sampling.guidance_scale:g}, seed {sampling.seed}, class mix {sampling.class_mix}, "
+        f"prompts: {PROMPTS[sampling.prompts_from]}, "
         + ("1 sample set" if repeats == 1 else f"{repeats} sample sets, mean ± standard deviation")
     )
 
@@ -154,6 +229,29 @@ def class_rows(classes: Sequence[ClassResult]) -> Iterator[tuple[str, ...]]:
         yield found.label, f"{found.n_generated:,}", share, held_out, *coverage, found.mistaken_for or ""
 
 
+def attribute_rows(words: Sequence[AttributeResult]) -> Iterator[tuple[str, ...]]:
+    yield "asked for", "samples", "silent", "shown", "unasked", "photos", "silent", "shown"
+    for found in words:
+        yield (
+            f"{found.kind} {found.word}",
+            f"{found.n_asked:,}",
+            share(found.n_asked - found.n_told, found.n_asked),
+            percent(found.share),
+            f"{percent(found.share_unasked)} of {found.n_unasked:,}" if found.n_unasked else "",
+            f"{found.n_photos_asked:,}",
+            share(found.n_photos_asked - found.n_photos_told, found.n_photos_asked),
+            percent(found.share_photos),
+        )
+
+
+def share(part: int, whole: int) -> str:
+    return percent(part / whole if whole else None)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
 def sweep_rows(sweep: Sweep) -> list[tuple[str, ...]]:
     rows = [(sweep.parameter, *(f"{point.value:g}" for point in sweep.points))]
     for i, first in enumerate(sweep.points[0].metrics):
@@ -180,7 +278,7 @@ def autoencoder_rows(found: AutoencoderResult, results: Results) -> list[tuple[s
 def number(value: float | None, std: float | None = None) -> str:
     """Four significant digits, and ± two of the standard deviation where there is one."""
     if value is None:
-        return "not measured"
+        return NOT_MEASURED
     return f"{value:.4g}" + (f" ± {float(f'{std:.2g}'):g}" if std is not None else "")
 
 

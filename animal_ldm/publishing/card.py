@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ..evaluation.results import BASELINE
-from ..evaluation.table import number
+from ..evaluation.table import HOW_TO_READ_WORDS, PROMPTS, attribute_rows, number
 from ..markdown import Markdown, one_line, render
 from .architecture import Architecture
 from .costs import Costs, training_costs
@@ -116,6 +116,9 @@ def model_card(statements: Statements, model: PublishedModel) -> str:
         costs=costs,
         number=number,
         percent=percent,
+        attribute_rows=attribute_rows,
+        how_to_read_words=HOW_TO_READ_WORDS,
+        prompts_from=PROMPTS,
         requirements=Markdown(" ".join(map(json.dumps, requirements(("diffusers", "transformers", "torch"))))),
     )
 

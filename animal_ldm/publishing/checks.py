@@ -14,7 +14,7 @@ LARGEST_FOLDER = 10_000
 LARGEST_REPOSITORY = 100_000
 
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
-TEXT_FILES = (".json", ".jsonl", ".md", ".py", ".txt")
+TEXT_FILES = (".html", ".json", ".jsonl", ".md", ".py", ".txt")
 
 
 def check_files(out: Path) -> None:

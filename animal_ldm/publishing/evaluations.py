@@ -6,24 +6,15 @@ from dataclasses import dataclass
 from huggingface_hub import EvalResult
 
 from ..evaluation.results import BASELINE, ClassResult, ExtractorInfo, Metric, Results
-from ..evaluation.table import number
+from ..evaluation.table import NOT_MEASURED, MetricRow
 from ..markdown import one_line
 from .training_record import TrainingRecord
-
-NOT_MEASURED = "not measured"
-ARROWS = {"lower": "↓", "higher": "↑", "near real photos": "≈"}
 
 # Ids under which the Hub lists a metric: https://huggingface.co/metrics, and for the FID
 # https://huggingface.co/tasks/text-to-image. Prompt accuracy is the accuracy of a probe. Other metrics have none.
 HUB_METRICS = {"prompt_accuracy": "accuracy", "precision": "precision", "recall": "recall"}
 FID_ON_HUB = "FID"
 
-HEADLINES = {
-    ("frechet_distance", None),
-    ("precision", BASELINE.k),
-    ("recall", BASELINE.k),
-    ("prompt_accuracy", None),
-}
 COPYING = {"nearer_than_held_out", "median_distance", "nearer_than_closest_percent", "authpct"}
 
 
@@ -41,46 +32,10 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A metric as cells of a table; None: does not apply."""
+class Row(MetricRow):
+    """A metric as cells of a table, beside the baseline's figure; None: does not apply."""
 
-    metric: Metric
     baseline: str | None
-
-    @property
-    def label(self) -> str:
-        return self.metric.label
-
-    @property
-    def arrow(self) -> str:
-        return ARROWS[self.metric.better]
-
-    @property
-    def value(self) -> str:
-        return number(self.metric.value, self.metric.plus_minus)
-
-    @property
-    def same_n(self) -> str | None:
-        found = self.metric.same_n
-        return number(found.value, found.std) if found else None
-
-    @property
-    def photos_value(self) -> str:
-        found = self.metric.real_photos
-        return number(found.value) if found else NOT_MEASURED
-
-    @property
-    def photos(self) -> str:
-        found = self.metric.real_photos
-        return f"{number(found.value)} (N={found.n:,})" if found else NOT_MEASURED
-
-    @property
-    def n(self) -> str:
-        return f"{self.metric.n_generated:,} / {self.metric.n_real:,}"
-
-    @property
-    def headline(self) -> bool:
-        return (self.metric.name, self.metric.k) in HEADLINES
 
 
 def percent(value: float | None) -> str:
@@ -183,7 +138,7 @@ def eval_results(dataset: str | None, results: Results) -> Iterator[EvalResult]:
     """
     sampling = {}
     if results.sampling:
-        names = ("num_inference_steps", "guidance_scale", "scheduler", "class_mix", "dtype")
+        names = ("num_inference_steps", "guidance_scale", "scheduler", "class_mix", "prompts_from", "dtype")
         sampling = {f"sampling_{name}": getattr(results.sampling, name) for name in names}
     for metric in results.metrics:
         if metric.value is None:

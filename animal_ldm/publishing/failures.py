@@ -6,14 +6,15 @@ from collections.abc import Iterator
 import httpx2
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from ..credentials import ForeignHostError
 from .request import Target
-from .transport import BadReplyError, ForeignHostError, TooSlowError, as_text, asked_pause, clean
+from .transport import BadReplyError, TooSlowError, as_text, asked_pause, clean
 
 NO_TOKEN, NO_RIGHT, WRONG_NAME, OTHER_TYPE, NO_NETWORK, CONFLICT, REFUSED, BAD_REPLY, FOREIGN_HOST = range(3, 12)
 
 # What the client raises for a lost connection, a failed reply or upload (RuntimeError), and, since it reads replies
 # without checking them, for one that is not as the Hub's are. All of it may go away.
-TRANSIENT = (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, ForeignHostError, RuntimeError)
+TRANSIENT = (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, RuntimeError)
 TRANSIENT += (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, httpx2.InvalidURL)
 
 
@@ -46,8 +47,8 @@ def final_error(error: Exception, target: Target) -> HubError | None:
     for cause in causes(error):
         if isinstance(cause, ForeignHostError):
             return HubError(
-                f"The Hub's reply would take the access token to another server ({cause}). Nothing was sent there."
-                " Check HF_ENDPOINT, and tell whoever runs that Hub.",
+                f"The Hub misbehaves: {cause}. Nothing was sent there. Check HF_ENDPOINT, and tell whoever runs that"
+                " Hub.",
                 FOREIGN_HOST,
             )
     if (response := response_of(error)) is None:

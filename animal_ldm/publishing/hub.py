@@ -199,9 +199,11 @@ def validate_card(
 def refusal(error: ValueError) -> str:
     """What the Hub said of a card, of which `RepoCard.validate` gives the reply as it came."""
     try:
-        return short("; ".join(found["message"].rstrip(".") for found in json.loads(str(error))["errors"]))
+        said = json.loads(str(error))
+        errors = [found["message"].rstrip(".") for found in said["errors"]]
+        return short("; ".join(errors) or said.get("error", "")) or "it does not say why"
     except (ValueError, LookupError, TypeError, AttributeError):
-        return short(str(error))
+        return short(str(error)) or "it does not say why"
 
 
 def persist(

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.records import MODEL_PREFIX
 from .training_record import KNOWN_MODELS, UNET_PRESETS, effective_arguments
 
-# Arguments that say where a run kept its files: they had no effect on the model.
-PLACES = frozenset({"output_dir", "cache_dir", "out", "report_dir"})
+# Arguments that say where a run kept its files or found its own prompts: they had no effect on the model.
+PLACES = frozenset({"output_dir", "cache_dir", "out", "report_dir", "validation_prompts"})
 # Arguments that name a model on the Hub or a local folder with one.
 MODELS = frozenset({"vae", "text_encoder", "unet", "fork", "pretrained"})
 LOCAL_FOLDER, LOCAL_FILE, LOCAL_DATASET = "a local folder", "a local file", "a local dataset"
@@ -50,10 +51,16 @@ def public_value(name: str, value: Any, names: PublicNames) -> Any:
 def public_report(content: Any, names: PublicNames) -> Any:
     """A report without the names of local files, at any depth: paths, and the arguments of every stage."""
     if isinstance(content, dict):
-        return {name: _public_part(name, part, names) for name, part in content.items()}
+        return {public_source(name): _public_part(name, part, names) for name, part in content.items()}
     if isinstance(content, list):
         return [public_report(part, names) for part in content]
     return without_paths(content)
+
+
+def public_source(name: str) -> str:
+    """The source of a caption without the name of a local folder; other names as they are."""
+    local = name.startswith(MODEL_PREFIX) and "/" not in name
+    return MODEL_PREFIX + LOCAL_FOLDER if local else name
 
 
 def _public_part(name: str, part: Any, names: PublicNames) -> Any:

@@ -7,6 +7,7 @@ SPEC is JSON: folder, prompt, seed, size, num_inference_steps, guidance_scale, v
 """
 
 import hashlib
+import inspect
 import json
 import sys
 from typing import Any
@@ -28,8 +29,10 @@ ROUTES = {
 
 
 def generate(pipeline: Any, spec: dict) -> np.ndarray:
-    """One image, float32 (H, W, 3) in [0, 1]."""
+    """One image, float32 (H, W, 3) in [0, 1]; without the model's own defaults: diffusers' class ignores them."""
     pipeline.set_progress_bar_config(disable=True)
+    plain = {"guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0)}
+    taken = inspect.signature(pipeline.__call__).parameters
     return pipeline(
         spec["prompt"],
         height=spec["size"],
@@ -38,6 +41,7 @@ def generate(pipeline: Any, spec: dict) -> np.ndarray:
         guidance_scale=spec["guidance_scale"],
         generator=torch.Generator().manual_seed(spec["seed"]),
         output_type="np",
+        **{name: value for name, value in plain.items() if name in taken},
     ).images[0]
 
 

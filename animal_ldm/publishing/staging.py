@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +19,13 @@ from safetensors import safe_open
 from ..data.captions import with_article
 from ..digest import pipeline_digest
 from ..errors import InputError
+from ..evaluation.gallery import read_gallery
+from ..evaluation.page import write_page
 from ..evaluation.results import folder_name, plots_folder, read_results
 from ..files import without_nan, write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline, seal
 from ..pipeline_animal_ldm import AnimalLDMPipeline
-from ..sampling import Sampling, sample_images
+from ..sampling import Sampling, quiet, sample_images
 from .architecture import describe, verify_digests
 from .card import PublishedModel, Sample, complete, model_card, public_names
 from .checks import check_files, link
@@ -39,6 +41,7 @@ CONFIGS = ("config.json", "tokenizer_config.json", "scheduler_config.json")
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 PIPELINE_FILE = "pipeline_animal_ldm.py"
+LONGEST_SLUG = 60  # characters of a class or prompt in a file's name
 
 # With this class name, diffusers alone loads the model and runs no code of the repository. Our own class ignores it.
 # With its own name, or the pair [file, class], one of the ways to load the model would not work.
@@ -47,6 +50,7 @@ PUBLISHED_CLASS = "StableDiffusionPipeline"
 # Plots of an evaluation and their captions. Those that show photos are published on request only.
 PLOTS = {
     "samples.png": "Uncurated samples: the first ones of every class, one class per row",
+    "captions.png": "Uncurated samples: the first ones whose prompts say more than the class, below their prompts",
     "precision_recall.png": "Precision and recall of the samples and of real photos in their place",
     "fd_curve.png": "The Fréchet distance against 1/N shows how far it depends on the number of samples",
     "sweep.png": "The Fréchet distance, precision and recall along the sweep",
@@ -81,7 +85,8 @@ def stage_model(source: ModelSource, statements: Statements, out: Path) -> None:
         for folder in source.results
         for evaluation in stage_evaluations(folder, source, statements, pipeline, out)
     ]
-    samples = stage_samples(pipeline, evaluations, out, source.seed)
+    captions = record.captions.examples if record.captions else ()
+    samples = stage_samples(pipeline, evaluations, out, source.seed, captions)
     model = PublishedModel(record, evaluations, samples, describe(pipeline), verified)
     card = model_card(statements, model)
     write_text(out / "README.md", card)
@@ -185,6 +190,9 @@ def stage_evaluations(
             f"{folder / 'results.json'} was measured on {results.model.name}, whose weights or scheduler are not those"
             f" of {source.model}. Evaluate this model, or pass --results with the folder of its evaluation."
         )
+    images = read_gallery(folder / "gallery.json")
+    if images and not source.publish_photos:
+        images = images.without_photos()
     for own in results.each():
         name = own.extractor.name
         place = Path("evaluation", folder_name(name))
@@ -201,26 +209,35 @@ def stage_evaluations(
             if (plot := plots_folder(folder, results, own) / file).is_file():
                 shutil.copyfile(plot, out / place / file)
                 plots[(place / file).as_posix()] = caption
+        write_page(published, images, out / place / "report.html")
         yield Evaluation(published, plots)
 
 
 def stage_samples(
-    pipeline: AnimalLDMPipeline, evaluations: Sequence[Evaluation], out: Path, seed: int
+    pipeline: AnimalLDMPipeline,
+    evaluations: Sequence[Evaluation],
+    out: Path,
+    seed: int,
+    captions: Sequence[str] = (),
 ) -> list[Sample]:
-    """An image of every class, from `seed` and those after it, with the settings of the first evaluation."""
+    """An image of every class and caption, from `seed` and those after it.
+
+    Steps and guidance scale are those of the first evaluation, else the model's own. Diffusers' class, which generates
+    the same images, knows no more settings.
+    """
     measured = next((found.results.sampling for found in evaluations), None)
-    sampling = Sampling()
-    if measured:
-        sampling = Sampling(num_inference_steps=measured.num_inference_steps, guidance_scale=measured.guidance_scale)
+    chosen = asdict(measured) if measured else pipeline.sampling_defaults
+    sampling = Sampling(**{name: chosen[name] for name in ("num_inference_steps", "guidance_scale")})
     pipeline.set_progress_bar_config(disable=True)
     (out / "samples").mkdir()
     samples = []
-    for number, name in enumerate(pipeline.classes or [""]):
-        prompt = with_article(name) if name else ""
-        slug = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+    prompts = [(name, with_article(name)) for name in pipeline.classes or [""]] + [("", text) for text in captions]
+    for number, (name, prompt) in enumerate(prompts):
+        slug = re.sub("[^a-z0-9]+", "_", (name or prompt).lower()).strip("_")[:LONGEST_SLUG]
         file = f"samples/{number:02}-{slug or 'any'}.png"
         own_seed = seed + number  # from the same noise, the images of all classes would look alike
-        [image] = sample_images(pipeline, [prompt], [own_seed], sampling)
+        with quiet(pipeline):
+            [image] = sample_images(pipeline, [prompt], [own_seed], sampling)
         image.save(out / file)
         settings = (sampling.num_inference_steps, sampling.guidance_scale)
         samples.append(Sample(name, prompt, file, own_seed, *settings))

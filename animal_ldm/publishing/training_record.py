@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..data.records import ATTRIBUTES, MODEL_PREFIX, NO_CAPTION, OWN, TEMPLATE
 from ..errors import InputError
 
 NOT_MEASURED = "not measured"  # in the file, in place of a number
@@ -46,6 +47,26 @@ class Validation:
     psnr: float  # dB
     lpips_squeeze: float | None
     images: int
+
+
+@dataclass(frozen=True)
+class CaptionRecord:
+    """The captions of the training photos."""
+
+    sources: dict[str, int]  # captions by source, as `animal_ldm.data.records.MetadataLine.caption_sources`
+    examples: tuple[str, ...]  # of validation photos; none where all are templates
+
+    def describe(self) -> str:
+        """How many there are of each kind, after "captions: "."""
+        kinds = {
+            TEMPLATE: "from templates around the class name",
+            ATTRIBUTES: "with words measured from the pixels",
+            OWN: "that came with the photos",
+            NO_CAPTION: "empty",
+        }
+        by_models = sum(number for source, number in self.sources.items() if source.startswith(MODEL_PREFIX))
+        parts = [f"{self.sources[source]:,} {words}" for source, words in kinds.items() if self.sources.get(source)]
+        return ", ".join(parts + [f"{by_models:,} by a captioning model"] * (by_models > 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +123,7 @@ class TrainingRecord(Stage):
     versions: dict[str, str]
     validation_loss: tuple[int, float] | None  # images seen, loss
     autoencoder: AutoencoderStage | None
+    captions: CaptionRecord | None  # None: not recorded; then they are from templates
     raw: dict[str, Any] = field(repr=False)  # the file's whole content
 
     @property
@@ -115,7 +137,7 @@ class TrainingRecord(Stage):
 
     @property
     def trains_text_encoder(self) -> bool:
-        return self.arguments.get("text_encoder") == "scratch"
+        return self.arguments.get("text_encoder") == "scratch" or bool(self.arguments.get("train_text_encoder"))
 
     @property
     def unet_from_scratch(self) -> bool:
@@ -128,7 +150,7 @@ class TrainingRecord(Stage):
         stages = self.autoencoder_stages
         parts = {
             "UNet": self.unet_from_scratch,
-            "text encoder": self.trains_text_encoder and not self.arguments.get("fork"),
+            "text encoder": self.arguments.get("text_encoder") == "scratch" and not self.arguments.get("fork"),
             "autoencoder": bool(stages) and stages[0].pretrained is None,
         }
         return [name for name, from_scratch in parts.items() if from_scratch]
@@ -193,8 +215,13 @@ def parse_training_record(content: dict[str, Any]) -> TrainingRecord:
         versions=content["versions"],
         validation_loss=(losses[-1]["images_seen"], losses[-1]["validation/loss"]) if losses else None,
         autoencoder=_autoencoder(content.get("autoencoder")),
+        captions=_captions(content.get("captions")),
         raw=content,
     )
+
+
+def _captions(content: dict[str, Any] | None) -> CaptionRecord | None:
+    return CaptionRecord(content["sources"], tuple(content["examples"])) if content else None
 
 
 def _autoencoder(content: dict[str, Any] | None) -> AutoencoderStage | None:

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, get_session, set_client_factory
+from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 
 from .. import __version__
+from ..credentials import HOOKS, TOKEN, StaysHome
 from ..markdown import printable
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 HIDDEN = "[token]"
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # ECMA-48, 5.4: control sequences
 LARGEST_REPLY = 50_000_000  # bytes; a page of a listing has some 100 kB
@@ -70,40 +70,18 @@ class BadReplyError(ValueError):
     """A reply that no Hub gives."""
 
 
-class ForeignHostError(Exception):
-    """A request that would have taken the access token to another origin. It was not sent."""
-
-
 def connect(endpoint: str | None = None, token: str | None = None) -> HfApi:
     """A client of the Hub. From here on, all requests of `huggingface_hub` in this process are guarded."""
     api = HfApi(endpoint=endpoint, token=token, library_name="animal-ldm", library_version=__version__)
-    hooks = [hook for hook in get_session().event_hooks["request"] if not isinstance(hook, StaysHome)]
-    set_client_factory(lambda: HubClient(hooks, StaysHome(origin(httpx2.URL(api.endpoint)))))
+    set_client_factory(lambda: HubClient(StaysHome(api.endpoint)))
     return api
-
-
-def origin(url: httpx2.URL) -> tuple[str, str, int | None]:
-    """Scheme, host and port (None: the scheme's own)."""
-    return url.scheme, url.host, url.port
-
-
-@dataclass(frozen=True)
-class StaysHome:
-    """A hook of requests, redirected ones too: only those to `home` may carry the access token."""
-
-    home: tuple[str, str, int | None]
-
-    def __call__(self, request: httpx2.Request) -> None:
-        carried = "Authorization" in request.headers or any(TOKEN.search(text) for text in request.headers.values())
-        if carried and origin(request.url) != self.home:
-            raise ForeignHostError(clean(request.url.host))
 
 
 class HubClient(httpx2.Client):
     """Reads every reply within the limits, and passes it on clean. Downloads, which are streamed, pass as they are."""
 
-    def __init__(self, hooks: list, stays_home: StaysHome):
-        super().__init__(event_hooks={"request": [*hooks, stays_home]}, follow_redirects=True)
+    def __init__(self, stays_home: StaysHome):
+        super().__init__(event_hooks={"request": [*HOOKS, stays_home]}, follow_redirects=True)
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         # the library asks for no limit at all
@@ -220,6 +198,7 @@ class Deadline:
     """When to give up on a push. `current` holds for every request of this process."""
 
     current: "Deadline"
+    never: "Deadline"
 
     def __init__(self, seconds: float):
         self.seconds = seconds
@@ -230,18 +209,19 @@ class Deadline:
         return self.ends - time.monotonic()
 
 
-Deadline.current = Deadline(float("inf"))
+Deadline.current = Deadline.never = Deadline(float("inf"))
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[Deadline]:
     """Requests within the block end after `seconds` at the latest, and with the block."""
-    before, Deadline.current = Deadline.current, Deadline(seconds)
+    limit = Deadline.current = Deadline(seconds)
     try:
-        yield Deadline.current
+        yield limit
     finally:
-        Deadline.current.ends = float("-inf")  # for threads that still wait
-        Deadline.current = before
+        # Threads of the library that are left behind may send no more.
+        Deadline.current = limit if limit.left() <= 0 else Deadline.never
+        limit.ends = float("-inf")
 
 
 def within(limit: Deadline, work: Callable[[], Result], seconds: float | None = None) -> Result:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import tyro
 
 from ..errors import InputError
+from ..released import is_pipeline_folder, model_folder
 from ..sampling import Sampling
 from .kinds import Content, Free, Identity, Irrelevant
 
@@ -44,6 +45,9 @@ class OptimisationOptions:
 
     # Length of the run, in passes over the training photos; fractions are allowed.
     num_epochs: Free[float] = 60
+    # Length of the run in minutes instead of --num_epochs. The first steps are timed, and the number of steps and the
+    # learning rates follow from that; both stay as they are with --resume.
+    max_minutes: Irrelevant[float | None] = None
     # Photos per optimizer step, summed over all processes and accumulation steps.
     batch_size: Identity[int] = 128
     # Backward passes per optimizer step in each process.
@@ -109,6 +113,8 @@ class RunArguments(MachineOptions, LoggingOptions, OptimisationOptions, Objectiv
         check_minimum(self, 1, "validate_every", "checkpoint_every", "checkpoints_total_limit")
         check_minimum(self, 0, "learning_rate", "num_warmup_steps", "ema_half_life", "seed")
         check_positive(self, "num_epochs", "max_grad_norm")
+        if self.max_minutes is not None:
+            check_positive(self, "max_minutes")
         if self.country is not None and not (len(self.country) == 3 and self.country.isalpha()):
             raise InputError(
                 f"--country must be an ISO code with three letters, such as FRA or USA, but is {self.country}."
@@ -135,16 +141,23 @@ def check_fraction(arguments: object, *names: str) -> None:
 
 # --- animal-ldm train ------------------------------------------------------------------------------------------------
 
+# Where the frozen networks come from by default.
+HUB_VAE = "stabilityai/sd-vae-ft-mse"
+HUB_TEXT_ENCODER = "openai/clip-vit-large-patch14"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineOptions:
     """Networks of the pipeline."""
 
-    # Autoencoder: Hub id or folder. It stays frozen.
-    vae: Content[str] = "stabilityai/sd-vae-ft-mse"
+    # Autoencoder: Hub id or folder. It stays frozen. Default: that of the pipeline the run starts from (--fork, or a
+    # pipeline folder as --unet), else stabilityai/sd-vae-ft-mse.
+    vae: Content[str] = ""
     # Text encoder with its tokenizer: Hub id or folder, used frozen; or "scratch" for a small one that is trained
-    # jointly with the UNet.
-    text_encoder: Content[str] = "openai/clip-vit-large-patch14"
+    # jointly with the UNet. Default: that of the pipeline the run starts from, else openai/clip-vit-large-patch14.
+    text_encoder: Content[str] = ""
+    # Train the text encoder of a folder or the Hub too, so that it learns words it does not know.
+    train_text_encoder: Identity[bool] = False
     # UNet: a new one of size tiny, small, medium or large (4, 11, 42 or 75 million parameters) or of a config.json; or
     # trained weights to start from (Hub id or folder).
     unet: Content[str] = "medium"
@@ -152,6 +165,9 @@ class PipelineOptions:
     # This run takes its UNet in place of --unet, and with --text_encoder scratch also the weights of its text encoder;
     # words that it does not know start at random.
     fork: Content[str | None] = None
+    # Fine-tune trained weights (--fork or --unet) by a LoRA of this rank (arXiv 2106.09685), which OUTPUT_DIR then
+    # holds instead of a pipeline; 8 to 32 suit a few photos. 0 trains the UNet itself. Needs animal-ldm[lora].
+    lora_rank: Identity[int] = 0
     # Dropout in the residual blocks of a new UNet of one of the four sizes.
     dropout: Identity[float] = 0.0
     # Scheduler of the saved pipeline, also used for sample grids. To change it in a finished run, pass another one
@@ -195,11 +211,17 @@ class DiffusionLoggingOptions(LoggingOptions, Sampling):
 
     # Images per class in the sample grid that each validation writes.
     samples_per_class: Irrelevant[int] = 4
+    # Text file with prompts of your own, one per line: a row each in the sample grid, below the classes and, where the
+    # captions say more than the class, a few captions of the validation split.
+    validation_prompts: Irrelevant[str | None] = None
     # Photos between two evaluations of the averaged weights: KID of samples against the validation photos. The best
     # weights go to OUTPUT_DIR/best. 0 turns evaluation off.
     eval_every: Irrelevant[int] = 0
     # Samples per evaluation.
     eval_images: Free[int] = 1024
+    # Photos between two snapshots of power-function averages (post-hoc EMA), from which `animal-ldm ema` computes the
+    # averaged weights of any length afterwards. Each takes as much space as the UNet in float32. 0 turns them off.
+    ema_snapshots_every: Irrelevant[int] = 0
     # Feature extractor of the evaluation, as in `animal-ldm evaluate`.
     eval_extractor: Free[str] = "inception"
     # File or folder with the extractor's weights, as in `animal-ldm evaluate`.
@@ -225,7 +247,7 @@ class TrainingArguments(
     PipelineOptions,
     RunArguments,
 ):
-    """Train a text-to-image latent diffusion model on prepared photos.
+    """Train a text-to-image latent diffusion model on prepared photos, or fine-tune one (--fork).
 
     Writes a pipeline (EMA weights) and training_report.json into OUTPUT_DIR, together with sample grids, logs and
     checkpoints. With several processes: `accelerate launch -m animal_ldm train …`.
@@ -240,11 +262,31 @@ class TrainingArguments(
         "machine": DiffusionMachineOptions,
     }
 
+    def __post_init__(self) -> None:
+        for name, default in (("vae", HUB_VAE), ("text_encoder", HUB_TEXT_ENCODER)):
+            object.__setattr__(self, name, getattr(self, name) or self.base or default)
+
+    @property
+    def base(self) -> str | None:
+        """Pipeline the run starts from, if any."""
+        return self.fork or (self.unet if is_pipeline_folder(model_folder(self.unet)) else None)
+
     def check(self) -> None:
         RunArguments.check(self)
+        check_minimum(self, 0, "lora_rank")
+        if self.lora_rank and self.train_text_encoder:
+            raise InputError(
+                "--lora_rank trains the UNet alone and cannot be combined with --train_text_encoder. Remove one of"
+                " them."
+            )
+        if self.lora_rank and self.base is None:
+            raise InputError(
+                "--lora_rank fine-tunes a trained model. Pass the folder of its pipeline with --unet, or its folder or"
+                " Hub id with --fork."
+            )
         Sampling.check(self)
         check_minimum(self, 1, "num_ddpm_steps", "samples_per_class")
-        check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every")
+        check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every", "ema_snapshots_every")
         check_minimum(self, 2, "eval_images")
         check_fraction(self, "caption_dropout", "dropout")
         if self.snr_gamma is not None:

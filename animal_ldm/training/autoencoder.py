@@ -75,7 +75,8 @@ def train(arguments: AutoencoderArguments) -> Path | None:
         )
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if arguments.perceptual_weight else None
     identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)
-    run = Run(accelerator, arguments, identity, len(train_split))
+    adversarial_from = arguments.discriminator_start if arguments.discriminator_weight > 0 else 1.0
+    run = Run(accelerator, arguments, identity, len(train_split), adversarial_from)
     trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
     run.resume(**trainer.parts())
 
@@ -94,8 +95,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
         transform = random_transform(generator, arguments.equivariance)
         # the window the discriminator looks at is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
-        late = images_seen >= arguments.discriminator_start * run.total_images
-        losses = trainer.step(batch, noise, transform, adversarial=arguments.discriminator_weight > 0 and late)
+        losses = trainer.step(batch, noise, transform, adversarial=run.late)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
         for name, loss in losses.items():
@@ -106,6 +106,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
                 measured = validation_pixels if run.done else some_validation_pixels
                 run.announce(validate(vae, measured, size, perceptual))
                 run.log_image("reconstructions", reconstruction_grid(vae, validation_pixels, size))
+            run.write_page()
         if run.due(arguments.checkpoint_every):
             run.checkpoint()
 

@@ -72,6 +72,11 @@ def load_checkpoint(output_dir: str | Path, identity: dict[str, Any], parts: dic
         return 0
     checkpoint = read_checkpoint(paths[-1])
     check_identity(paths[-1], checkpoint["identity"], identity)
+    if "power_averages" in parts and "power_averages" not in checkpoint["states"]:
+        raise InputError(
+            f"{paths[-1]} is of a run without --ema_snapshots_every, whose averages count from the first photo. Resume"
+            " without it, or start a new run with it."
+        )
     for name, part in parts.items():
         if name in OPTIONAL and name not in checkpoint["states"]:
             continue

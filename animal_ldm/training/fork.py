@@ -84,6 +84,8 @@ def _from_checkpoint(name: str, path: Path, with_text: bool) -> Fork:
             f"--fork {name} is the folder of a run that is not finished, and its checkpoints lack {lacks}. Finish the"
             " run first: with --resume and an --num_epochs that is over already, it writes its pipeline at once."
         )
+    if len(states["model"]) != len(states["ema"]["average"]):
+        raise InputError(f"--fork {name} is the folder of a LoRA. Start from the pipeline that it was trained on.")
     averages = dict(zip(states["model"], states["ema"]["average"], strict=True))
     unet = UNet2DConditionModel.from_config(json.loads(configs["unet"]))
     _load(unet, averages, "unet.")

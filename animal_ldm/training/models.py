@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel
 
 from ..errors import InputError
 from ..inspection import described_network
 from ..loading import load_component
+from ..released import model_folder
 
 # Group normalisation needs several channels per group. It removes the mean and scale of each group over the image, so
 # a channel that is a group of its own would lose the brightness and colour of the image.
@@ -142,6 +143,19 @@ def check_unet(
         raise InputError(
             f"{name} does not fit the autoencoder and the text encoder: expected a UNet with {expected}, but it has"
             f" {found}. Choose another UNet, autoencoder or text encoder."
+        )
+
+
+def check_prediction_type(base: str, prediction_type: str) -> None:
+    """Raise an `InputError` unless the pipeline `base` predicts `prediction_type`, which training starts from."""
+    try:
+        found = DDIMScheduler.load_config(model_folder(base), subfolder="scheduler").get("prediction_type", "epsilon")
+    except OSError:  # not a pipeline, but a folder with a UNet
+        return
+    if found != prediction_type:
+        raise InputError(
+            f"{base} was trained with --prediction_type {found}, not {prediction_type}. Pass"
+            f" --prediction_type {found}."
         )
 
 

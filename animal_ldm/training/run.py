@@ -2,13 +2,16 @@
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,12 +25,17 @@ from .arguments import RunArguments
 from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
 from .kinds import Kind, arguments_of
+from .pace import Length, Pace
+from .page import write_page
 from .stream import micro_batches
 
 logger = logging.getLogger(__name__)
 
 # Batches over which the logged training loss is averaged.
 LOG_EVERY = 50
+
+# Steps of a run with --max_minutes until its length is known: it does not end before, and its schedule stands still.
+UNKNOWN_LENGTH = 10**12
 
 LIBRARIES = (
     "animal-ldm", "torch", "diffusers", "transformers", "accelerate", "datasets", "safetensors", "codecarbon", "lpips"
@@ -65,12 +73,20 @@ def learning_rate_schedule(
     optimizer: torch.optim.Optimizer, arguments: RunArguments, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Linear warm-up over `num_warmup_steps`, then constant or cosine. Step it once per optimizer step."""
-    return get_scheduler(
+    return LambdaLR(optimizer, learning_rate_factor(arguments, total_steps))
+
+
+def learning_rate_factor(arguments: RunArguments, total_steps: int) -> Callable[[int], float]:
+    """What the peak learning rate is multiplied by at each step. With --max_minutes, a tenth of the run is warm-up at
+    most: the length was not known when `num_warmup_steps` was chosen."""
+    warmup = arguments.num_warmup_steps
+    schedule = get_scheduler(
         "constant_with_warmup" if arguments.lr_schedule == "constant" else "cosine",
-        optimizer,
-        num_warmup_steps=arguments.num_warmup_steps,
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))]),  # any optimizer: only the schedule's function is used
+        num_warmup_steps=warmup if arguments.max_minutes is None else min(warmup, total_steps // 10),
         num_training_steps=total_steps,
     )
+    return schedule.lr_lambdas[0]
 
 
 def accumulate(accelerator: Accelerator, model: torch.nn.Module, arguments: RunArguments) -> Iterator[slice]:
@@ -110,16 +126,29 @@ class Run:
         identity: digests of what the run is made of, by name: that of the argument (of kind `CONTENT`) that stands
             for it, or `argument.part`. The run can only be resumed with the same.
         photos: in the training split. The length of the run is rounded up to whole batches.
+        late_from: share of the run after which `late` holds.
     """
 
-    def __init__(self, accelerator: Accelerator, arguments: RunArguments, identity: dict[str, Any], photos: int):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        arguments: RunArguments,
+        identity: dict[str, Any],
+        photos: int,
+        late_from: float = 1.0,
+    ):
         self.accelerator = accelerator
         self.arguments = arguments
         self.output_dir = Path(arguments.output_dir)
         self.batch_size = arguments.batch_size
         self.identity = {**identity, **arguments_of(arguments, Kind.IDENTITY)}
-        self.total_steps = max(1, -(-round(arguments.num_epochs * photos) // self.batch_size))
-        self.total_images = self.total_steps * self.batch_size
+        self.photos, self.late_from = photos, late_from
+        self.length: Length | None = None  # of a run with --max_minutes, once it is known
+        self.pace: Pace | None = None  # measures it
+        if arguments.max_minutes is None:
+            self.total_steps = max(1, -(-round(arguments.num_epochs * photos) // self.batch_size))
+        else:
+            self.total_steps, self.pace = UNKNOWN_LENGTH, Pace(arguments.max_minutes, 1 - late_from)
         self.images_seen = 0
         self.history: list[dict[str, float]] = []
         # {argument: [{"images_seen": when it applied first, "value": …}, …]}, of the free ones that were changed
@@ -157,6 +186,7 @@ class Run:
             "history": self.history,
             "arguments": arguments_of(self.arguments, Kind.FREE),
             "argument_history": self.argument_history,
+            "length": self.length and asdict(self.length),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,16 +194,56 @@ class Run:
         # checkpoints of earlier versions lack these
         self.stored_arguments = state.get("arguments", {})
         self.argument_history = state.get("argument_history", {})
+        if self.pace is not None and (length := state.get("length")):
+            self._fix(Length(**length))
+
+    @property
+    def total_images(self) -> int:
+        return self.total_steps * self.batch_size
+
+    @property
+    def late(self) -> bool:
+        """Whether the next step is beyond `late_from` of the run, or is to be timed as such a step."""
+        return self.pace.late if self.pace else self.images_seen >= self.late_from * self.total_images
+
+    def _fix(self, length: Length) -> None:
+        """Give the run its length. From here on nothing depends on time."""
+        self.length, self.total_steps, self.pace = length, length.steps, None
+        schedule: LambdaLR = self.parts["lr_scheduler"]
+        schedule.lr_lambdas = [learning_rate_factor(self.arguments, length.steps)] * len(schedule.base_lrs)
+        self.bar.total = self.total_images
+
+    def _time(self, seconds: float) -> None:
+        """Take the time of the last step; fix the length of the run when enough are timed. All processes call it."""
+        assert self.pace is not None
+        elapsed = time.perf_counter() - self.meter.start_counter
+        seconds, elapsed = broadcast_object_list([seconds, elapsed])  # the main process decides for all
+        self.pace.add(seconds)
+        if length := self.pace.length(self.images_seen // self.batch_size, elapsed):
+            self._fix(length)
+            if self.accelerator.is_main_process:
+                logger.info(
+                    "%.3f s per batch: %s images in %g minutes, %.3g passes over the photos",
+                    length.step_seconds,
+                    f"{self.total_images:,}",
+                    self.arguments.max_minutes,
+                    self.total_images / self.photos,
+                )
 
     def steps(self) -> Iterator[int]:
         """Yield `images_seen` at the start of each step; the caller trains on a batch, then calls `advance()`."""
         self.bar = tqdm(
-            total=self.total_images, initial=self.images_seen, unit="img", smoothing=0.05, dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
+            total=None if self.pace else self.total_images, initial=self.images_seen, unit="img", smoothing=0.05,
+            dynamic_ncols=True, disable=not self.accelerator.is_main_process,
         )  # fmt: skip
         with self.bar, logging_redirect_tqdm():
             while self.images_seen < self.total_images:
+                start = time.perf_counter()
                 yield self.images_seen
+                if self.pace is not None:
+                    if self.accelerator.device.type != "cpu":
+                        torch.accelerator.synchronize()
+                    self._time(time.perf_counter() - start)
 
     def advance(self) -> None:
         """Count the batch just trained on."""
@@ -186,7 +256,14 @@ class Run:
         return self.images_seen >= self.total_images
 
     def due(self, every: int) -> bool:
-        """Whether the last batch crossed a multiple of `every` images, or ended the run."""
+        """Whether the last batch crossed a multiple of `every` images, or ended the run.
+
+        A run with --max_minutes has at least the breaks of its length, and one that is timed before.
+        """
+        if self.pace is not None:
+            return self.pace.at_break
+        if self.length is not None:
+            every = min(every, -(-self.total_images // self.length.breaks))
         return self.done or self.images_seen // every > (self.images_seen - self.batch_size) // every
 
     def track_loss(self, name: str, loss: torch.Tensor) -> None:
@@ -235,22 +312,34 @@ class Run:
             save_checkpoint(self.output_dir, self.images_seen, self.identity, self.parts, keep)
         self.accelerator.wait_for_everyone()
 
+    def report(self, **results: Any) -> dict[str, Any]:
+        """The run so far, as `training_report.json` has it: arguments, identity, cost, history, machine, versions."""
+        measured = {"num_epochs": self.total_images / self.photos} if self.length else {}
+        return without_nan(
+            {
+                "arguments": self.arguments.record() | measured,
+                "argument_history": self.argument_history,
+                "identity": self.identity,
+                "images_seen": self.images_seen,
+                **({"length": asdict(self.length)} if self.length else {}),
+                **results,
+                **self.meter.report(),
+                "hardware": {**hardware(), "processes": self.accelerator.num_processes},
+                "versions": library_versions(*LIBRARIES),
+                "history": self.history,
+            }
+        )
+
+    def write_page(self, **results: Any) -> None:
+        """Write `training.html` into `output_dir`; `results` are further parts of the report that it shows."""
+        write_page(self.report(**results), self.total_images, self.output_dir)
+
     def write_report(self, digest_notes: dict[str, str], **results: Any) -> None:
-        """Write `training_report.json` into `output_dir`: arguments, identity, cost, history, machine, versions.
+        """Write `training_report.json` and `training.html` into `output_dir`.
 
         Args:
             digest_notes: what the digests in the report are computed over.
         """
-        report = {
-            "arguments": self.arguments.record(),
-            "argument_history": self.argument_history,
-            "identity": self.identity,
-            "images_seen": self.images_seen,
-            **results,
-            "digest_notes": {"identity.data": DATA_DIGEST_NOTE, **digest_notes},
-            **self.meter.report(),
-            "hardware": {**hardware(), "processes": self.accelerator.num_processes},
-            "versions": library_versions(*LIBRARIES),
-            "history": self.history,
-        }
-        write_json(self.output_dir / "training_report.json", without_nan(report))
+        report = self.report(**results, digest_notes={"identity.data": DATA_DIGEST_NOTE, **digest_notes})
+        write_json(self.output_dir / "training_report.json", report)
+        write_page(report, self.total_images, self.output_dir)

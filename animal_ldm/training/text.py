@@ -4,7 +4,9 @@
 # pyright: reportArgumentType=false
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +14,21 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..data.captions import asked_words
+from ..data.prepared import PreparedSplit
 from ..digest import weights_digest
 from ..errors import InputError
 from ..loading import load_component
+from ..pipeline_animal_ldm import words_of
 from .cache import Cache, fingerprint
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 # Size of the small encoder: enough for captions with a vocabulary of a few dozen words.
 WIDTH, LAYERS, TOKENS, VOCABULARY = 128, 2, 32, 4096
+
+KNOWN_WORDS = 2000  # at most, in the pipeline's config
+EXAMPLES = 4  # captions that show what the model was trained on
 
 
 def build_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
@@ -44,6 +52,33 @@ def build_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
 
 def _vocabulary(tokens: Sequence[str]) -> dict[str, int]:
     return {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
+
+
+def known_words(captions: Iterable[str]) -> str:
+    """The most frequent words of the captions, for `AnimalLDMPipeline.vocabulary`; ties in alphabetical order."""
+    counts = Counter(word for caption in captions for word in words_of(caption))
+    return " ".join(sorted(counts, key=lambda word: (-counts[word], word))[:KNOWN_WORDS])
+
+
+def caption_record(train_split: PreparedSplit, validation_split: PreparedSplit, seed: int) -> dict[str, Any]:
+    """What the training report says of the captions.
+
+    `sources` counts the training captions by source, as `PreparedSplit.source_counts`. `words` lists the measured
+    words they state by kind, the most frequent first. `examples` are a few validation captions, none of them a
+    template.
+    """
+    labelled = zip(train_split.captions, train_split.labels, strict=True)
+    counts = Counter(
+        word for texts, label in labelled for text in texts for word in asked_words(text, label).words().items()
+    )
+    words: dict[str, list[str]] = {}
+    for kind, word in sorted(counts, key=lambda found: (-counts[found], found)):
+        words.setdefault(kind, []).append(word)
+    return {
+        "sources": train_split.source_counts,
+        "words": words,
+        "examples": validation_split.example_captions(EXAMPLES, seed),
+    }
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

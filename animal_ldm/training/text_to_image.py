@@ -24,18 +24,22 @@ from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..released import model_folder
+from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
 from .batches import Batch, DiffusionProcess, EncodedPhotos
 from .cache import Cache, fingerprint
 from .cost import autoencoder_record
-from .ema import EMA
+from .ema import EMA, PowerAverages
 from .fork import Configs, read_fork
 from .guard import guarded
 from .latents import latent_moments
+from .lora import add_lora
 from .models import (
     UNETS,
     autoencoder_architecture,
+    check_prediction_type,
     check_unet,
     downsample_factor,
     load_unet,
@@ -46,15 +50,14 @@ from .models import (
 from .objective import (
     Denoiser,
     build_noise_scheduler,
-    build_sampling_scheduler,
     diffusion_loss,
     loss_weights,
     training_target,
 )
 from .run import Run, accumulate, learning_rate_schedule, start_accelerator
 from .stream import ImageStream, step_generator, step_seed
-from .text import Captions, load_text_encoder, take_over
-from .validation import BestWeights, inference, sample_grid, save_pipeline, validation_loss
+from .text import Captions, caption_record, known_words, load_text_encoder, take_over
+from .validation import BestWeights, grid_captions, inference, sample_grid, save_pipeline, validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     accelerator = start_accelerator(arguments)
     device = accelerator.device
     train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
+    captions = grid_captions(validation_split, arguments)
 
     # everything that may have to be downloaded comes first
     networks = load_networks(arguments, train_split.all_captions, device)
@@ -110,7 +114,8 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     trainer = Trainer(accelerator, arguments, networks, run.total_steps)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
-    pipeline = build_pipeline(arguments, networks, train_split.classes)
+    classes = sorted({*train_split.classes, *known_classes(arguments)})
+    pipeline = build_pipeline(arguments, networks, train_split, classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
 
@@ -122,6 +127,10 @@ def train(arguments: TrainingArguments) -> Path | None:
         losses = trainer.step(batch)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
+        if trainer.power_averages is not None:
+            trainer.power_averages.update(run.images_seen, arguments.batch_size)
+            if run.due(arguments.ema_snapshots_every) and accelerator.is_main_process:
+                trainer.power_averages.save(run.output_dir, run.images_seen)
         for name, loss in losses.items():
             run.track_loss(name, loss)
 
@@ -129,7 +138,8 @@ def train(arguments: TrainingArguments) -> Path | None:
             with trainer.averaged():
                 loss = validation_loss(trainer.model, trainer.noise_scheduler, validation_batch, device)
                 run.announce({"validation/loss": loss})
-                run.log_image("samples", sample_grid(pipeline, arguments))
+                run.log_image("samples", sample_grid(pipeline, arguments, captions))
+            run.write_page(classes=train_split.classes)
         if best is not None and run.due(arguments.eval_every):
             with trainer.averaged():
                 best.evaluate()
@@ -139,7 +149,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     if accelerator.is_main_process:
         with trainer.ema.swapped_in():
             save_pipeline(pipeline, run.output_dir, arguments.save_dtype)
-        write_report(run, train_split, networks, autoencoder)
+        write_report(run, train_split, validation_split, networks, autoencoder)
     accelerator.end_training()
     return run.output_dir if accelerator.is_main_process else None
 
@@ -166,11 +176,14 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     Args:
         texts: training captions, for the tokenizer of a new text encoder.
     """
+    if arguments.base is not None:
+        check_prediction_type(arguments.base, arguments.prediction_type)
     torch.manual_seed(arguments.seed)
     vae = load_component(AutoencoderKL, arguments.vae, "vae").to(device).eval().requires_grad_(False)
     tokenizer, text_encoder = load_text_encoder(arguments.text_encoder, texts)
-    text_is_trained = arguments.text_encoder == "scratch"
-    fork = read_fork(arguments.fork, with_text=text_is_trained) if arguments.fork else None
+    text_is_new = arguments.text_encoder == "scratch"
+    text_is_trained = text_is_new or arguments.train_text_encoder
+    fork = read_fork(arguments.fork, with_text=text_is_new) if arguments.fork else None
     if fork and fork.text:
         missing = take_over(tokenizer, text_encoder, *fork.text)
         logger.info("%d of %d tokens are not in %s; they start at random", missing, len(tokenizer), fork.name)
@@ -184,11 +197,14 @@ def load_networks(arguments: TrainingArguments, texts: tuple[str, ...], device: 
     else:
         unet = load_unet(arguments.unet, *fit, arguments.dropout)
     unet.train()
+    forked_from = fork and fork.record()
+    if arguments.lora_rank:
+        add_lora(unet, arguments.lora_rank, arguments.base)
     use_attention(unet, arguments.attention, device)
     if arguments.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     projector = build_projector(unet.config.block_out_channels[-1]) if arguments.alignment_weight > 0 else None
-    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained, fork and fork.record())
+    return Networks(vae, tokenizer, text_encoder, unet, projector, text_is_trained, forked_from)
 
 
 def identity_of(
@@ -204,7 +220,7 @@ def identity_of(
     """
     unet, tokenizer = networks.unet, networks.tokenizer
     new = arguments.unet in UNETS or arguments.unet.endswith(".json")
-    new_text = networks.text_is_trained and not arguments.fork
+    new_text = arguments.text_encoder == "scratch" and not arguments.fork
     return {
         "data": splits[0].fingerprint,
         "data.captions": fingerprint(splits[0].captions, splits[0].labels),
@@ -225,7 +241,19 @@ def trained_configs(networks: Networks) -> Configs:
     return Configs(networks.unet, networks.tokenizer, text_encoder)
 
 
-def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: list[str]) -> AnimalLDMPipeline:
+def known_classes(arguments: TrainingArguments) -> list[str]:
+    """Classes of the pipeline that the run starts from; a new text encoder forgets them."""
+    if arguments.base is None or arguments.text_encoder == "scratch":
+        return []
+    try:
+        return list(AnimalLDMPipeline.load_config(model_folder(arguments.base)).get("classes") or ())
+    except OSError:  # not a pipeline, but a run that is not finished, or a UNet on the Hub
+        return []
+
+
+def build_pipeline(
+    arguments: TrainingArguments, networks: Networks, train_split: PreparedSplit, classes: list[str]
+) -> AnimalLDMPipeline:
     """A pipeline over the networks in training: it always has their current weights."""
     noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
     pipeline = AnimalLDMPipeline(
@@ -235,6 +263,7 @@ def build_pipeline(arguments: TrainingArguments, networks: Networks, classes: li
         unet=networks.unet,
         scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
         classes=classes,
+        vocabulary=known_words(train_split.all_captions),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -281,18 +310,27 @@ class Trainer:
         self.model = Denoiser(
             networks.unet, networks.text_encoder if networks.text_is_trained else None, networks.projector
         )
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+            trained, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
         )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.ema = EMA(self.model.parameters(), arguments.ema_half_life)
+        self.ema = EMA(trained, arguments.ema_half_life)
+        self.power_averages = None
+        if arguments.ema_snapshots_every:
+            self.power_averages = PowerAverages(
+                (name, parameter)
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad and not name.startswith("projector.")
+            )
         if arguments.compile:
             networks.unet.compile()
 
     def parts(self) -> dict[str, Any]:
         """Everything that has a state."""
-        return {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler, "ema": self.ema}
+        parts = {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler, "ema": self.ema}
+        return parts | ({"power_averages": self.power_averages} if self.power_averages is not None else {})
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -335,7 +373,13 @@ class Trainer:
 # --- report ----------------------------------------------------------------------------------------------------------
 
 
-def write_report(run: Run, train_split: PreparedSplit, networks: Networks, autoencoder: dict | None) -> None:
+def write_report(
+    run: Run,
+    train_split: PreparedSplit,
+    validation_split: PreparedSplit,
+    networks: Networks,
+    autoencoder: dict | None,
+) -> None:
     """Write `training_report.json` beside the saved pipeline.
 
     Args:
@@ -345,6 +389,7 @@ def write_report(run: Run, train_split: PreparedSplit, networks: Networks, autoe
     run.write_report(
         training_photos=len(train_split),
         classes=train_split.classes,
+        captions=caption_record(train_split, validation_split, run.arguments.seed),
         architecture={
             "autoencoder": autoencoder_architecture(networks.vae),
             "text_encoder": text_encoder_architecture(networks.text_encoder),

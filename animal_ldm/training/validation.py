@@ -6,7 +6,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,9 +15,11 @@ import torch
 from accelerate import PartialState
 from diffusers import DDPMScheduler
 from diffusers.utils import make_image_grid
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ..data.captions import with_article
+from ..data.prepared import PreparedSplit
+from ..errors import InputError
 from ..evaluation.extractors import Extractor
 from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
@@ -25,11 +27,15 @@ from ..files import cache_root, whole_folder, without_nan, write_json
 from ..loading import seal
 from ..locks import check_space
 from ..pipeline_animal_ldm import AnimalLDMPipeline
-from ..sampling import Sampling, sample_images
+from ..sampling import Sampling, quiet, sample_images
 from .arguments import TrainingArguments
 from .batches import Batch
+from .lora import save_lora
 from .objective import Denoiser, diffusion_loss, training_target
 from .run import Run
+from .text import EXAMPLES
+
+TITLE_HEIGHT = 18  # pixels of the line above a row of the grid
 
 
 @contextlib.contextmanager
@@ -57,23 +63,64 @@ def validation_loss(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, 
     return float(np.average(losses, weights=sizes))
 
 
-def sample_grid(pipeline: AnimalLDMPipeline, arguments: TrainingArguments) -> Image.Image:
-    """Samples from the same noise at every call: a row per class."""
+def grid_captions(split: PreparedSplit, arguments: TrainingArguments) -> list[str]:
+    """The prompts of the sample grid beside the classes: some captions of `split`, and those of --validation_prompts.
+
+    Raises:
+        InputError: the file cannot be read, or is empty.
+    """
+    captions = split.example_captions(EXAMPLES, arguments.seed)
+    if arguments.validation_prompts is None:
+        return captions
+    try:
+        lines = Path(arguments.validation_prompts).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--validation_prompts must be a UTF-8 text file with one prompt per line, but {error}."
+        ) from error
+    own = [line.strip() for line in lines if line.strip()]
+    if not own:
+        raise InputError(
+            f"--validation_prompts: {arguments.validation_prompts} holds no prompt; expected one per line."
+        )
+    return captions + own
+
+
+def sample_grid(
+    pipeline: AnimalLDMPipeline, arguments: TrainingArguments, captions: Sequence[str] = ()
+) -> Image.Image:
+    """Samples from the same noise at every call: a row per class, then a row below each of `captions`."""
     classes, columns = pipeline.classes, arguments.samples_per_class
-    prompts = [with_article(name) for name in classes for _ in range(columns)]
-    seeds = [arguments.seed + column for _ in classes for column in range(columns)]
-    images = [*sample_images(pipeline, prompts, seeds, arguments.settings(), batch_size=columns)]
-    return make_image_grid(images, rows=len(classes), cols=columns)
+    rows = [*map(with_article, classes), *captions]
+    prompts = [prompt for prompt in rows for _ in range(columns)]
+    seeds = [arguments.seed + column for _ in rows for column in range(columns)]
+    with quiet(pipeline):
+        images = [*sample_images(pipeline, prompts, seeds, arguments.settings(), batch_size=columns)]
+    grid = make_image_grid(images[: len(classes) * columns], rows=len(classes), cols=columns)
+    side = images[0].height
+    sheet = Image.new("RGB", (grid.width, grid.height + len(captions) * (TITLE_HEIGHT + side)), "white")
+    sheet.paste(grid)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for row, caption in enumerate(captions):
+        top = grid.height + row * (TITLE_HEIGHT + side)
+        draw.text((2, top + 1), caption, fill="black", font=font)
+        for column in range(columns):
+            image = images[(len(classes) + row) * columns + column]
+            sheet.paste(image, (column * side, top + TITLE_HEIGHT))
+    return sheet
 
 
 SMALL_FILES = 8 << 20  # bytes of a pipeline beside its weights, at most: a tokenizer, configurations
 
 
 def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None:
-    """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`.
+    """Write the pipeline with its `SHA256SUMS`, its UNet and autoencoder in `dtype`; of one with a LoRA, that alone.
 
     The text encoder stays float32, because transformers would load it in the number type it was saved in.
     """
+    if hasattr(pipeline.unet, "peft_config"):
+        save_lora(pipeline.unet, folder)
+        return
     networks = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "vae")}
     for network in networks.values():
         # diffusers' own `to` warns of layers to be kept in float32, even where there are none
@@ -84,7 +131,8 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
     size = sum(part.numel() * part.element_size() for network in trained for part in network.parameters())
     check_space(folder, size + SMALL_FILES, "The pipeline")
     with whole_folder(folder) as partial:
-        AnimalLDMPipeline(**components, classes=pipeline.classes).save_pretrained(partial)
+        kept = {name: pipeline.config[name] for name in ("vocabulary", "sampling_defaults")}
+        AnimalLDMPipeline(**components, classes=pipeline.classes, **kept).save_pretrained(partial)
         seal(partial)
 
 

@@ -281,6 +281,32 @@ def test_the_result_loads_as_an_image_folder_and_prepares_to_the_same(data, mode
     assert contents(data) == captioned
 
 
+def test_a_mended_dataset_keeps_its_captions(data, model, tmp_path):
+    caption(data, model)
+    captioned = contents(data)
+    (data / "train" / rows(data, "train")[3]["file_name"]).unlink()
+    prepare(tmp_path / "animals", data, "--val_fraction", "0.2")
+    assert contents(data) == captioned
+
+
+def test_a_dataset_that_lost_its_metadata_does_not_claim_all_captions(data, model, tmp_path):
+    caption(data, model)
+    (data / "validation" / "metadata.jsonl").unlink()
+    report = prepare(tmp_path / "animals", data, "--val_fraction", "0.2")
+    assert report["captioners"] == [] and any(by_model(row) for row in rows(data, "train"))
+    assert not any(by_model(row) for row in rows(data, "validation"))
+
+
+def test_prepared_again_the_captions_keep_their_sources(data, model, tmp_path):
+    caption(data, model)
+    prepare(data, tmp_path / "again", "--val_fraction", "0.2", "--image_size", "16")
+    before, after = ({tuple(row["texts"]): row["caption_sources"] for row in all_rows(folder)}
+                     for folder in (data, tmp_path / "again"))  # fmt: skip
+    assert after == before and any("model:blip-tiny" in sources for sources in after.values())
+    again = load_split(tmp_path / "again", "train")
+    assert again.sources[0] == tuple(rows(tmp_path / "again", "train")[0]["caption_sources"])
+
+
 @pytest.mark.parametrize(
     ("text", "label", "expected"),
     [

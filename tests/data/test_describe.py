@@ -10,7 +10,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from animal_ldm.data.attributes import Attributes
-from animal_ldm.data.captions import caption, described_captions
+from animal_ldm.data.captions import asked_words, caption, described_captions
 from animal_ldm.data.prepared import load_split
 from animal_ldm.data.report import read_report
 from animal_ldm.errors import InputError
@@ -152,6 +152,39 @@ def test_captions_hold_all_words_or_a_part_of_them():
 def test_described_captions(attributes, expected):
     captions = described_captions("horse", attributes, 0, "photo")
     assert [text.removeprefix("a photo of ") for text in captions] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        Attributes(),
+        Attributes("white"),
+        Attributes("black and white", "orange"),
+        Attributes("brown", "green", "close-up", "two"),
+        Attributes(background="blue"),
+    ],
+)
+@pytest.mark.parametrize("name", ["horse", "polar bear", "fox"])
+def test_the_words_of_a_description_are_found_in_it(attributes, name):
+    for text in described_captions(name, attributes, 0, "photo")[:1]:  # the one with all words
+        assert asked_words(text, name) == Attributes(attributes.colour, attributes.background, attributes.framing)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A GRAY dog, asleep", Attributes(colour="grey")),
+        ("two black  dogs on an orange background", Attributes("black", "orange")),
+        ("a brown and white dog", Attributes()),
+        ("a brown, white dog", Attributes()),
+        ("an off-white dog", Attributes()),
+        ("a dog on a brown sofa", Attributes()),
+        ("a white doghouse", Attributes()),
+        ("a white cat", Attributes()),
+    ],
+)
+def test_words_that_a_caption_asks_for(text, expected):
+    assert asked_words(text, "dog") == expected
 
 
 def test_a_description_depends_on_seed_and_photo_alone():

@@ -36,6 +36,24 @@ def test_folders_of_earlier_versions_have_one_caption_per_photo(prepared):
     assert split.captions == (("a cat",), ("cat",)) and split.texts == ("a cat", "cat")
     assert split.files == ("cat/000.png", "cat/001.png") and split.classes == ["cat"]
     assert split.image(0).shape == (40, 48, 3)
+    assert split.sources == (("template",), ("template",)) and not split.says_more_than_classes
+
+
+def test_example_captions_say_more_than_templates_and_show_many_classes(prepared):
+    def line(label: str, *texts: str) -> dict:
+        sources = ["template", *["own"] * (len(texts) - 1)]
+        return GOOD | {"label": label, "text": texts[0], "texts": texts, "caption_sources": sources}
+
+    lines = [line("cat", f"cat {i}", f"a cat on mat {i}", f"mat {i}") for i in range(9)]
+    lines += [line("dog", "dog", "a dog in the rain"), line("dog", "dog", "a dog in the rain"), line("owl", "owl")]
+    split = load_split(prepared(*lines), "train")
+    assert split.says_more_than_classes and split.source_counts == {"own": 20, "template": 12}
+    chosen = {seed: split.example_captions(3, seed) for seed in range(8)}
+    assert chosen[0] == split.example_captions(3, 0) and len(set(map(tuple, chosen.values()))) > 1
+    for captions in chosen.values():
+        assert len(set(captions)) == 3 and "a dog in the rain" in captions
+        assert sum(text.startswith("a cat on mat") for text in captions) == 2
+    assert len(split.example_captions(99, 0)) == 10
 
 
 @pytest.mark.parametrize(

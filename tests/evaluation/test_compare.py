@@ -13,9 +13,10 @@ from animal_ldm.evaluation.compare import compare_models
 from animal_ldm.evaluation.comparison_sources import Source, find_sources, same_seeds
 from animal_ldm.evaluation.features import FeatureSet
 from animal_ldm.evaluation.report import Reference
-from animal_ldm.evaluation.results import ExtractorInfo, Measurement, ModelInfo, Results
+from animal_ldm.evaluation.results import ExtractorInfo, Measurement, ModelInfo, RealPhotos, Results
 from animal_ldm.files import write_json
 from tests.evaluation.test_results import EXTRACTOR, feature_set, results_of
+from tests.webpage import Page
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +112,13 @@ def test_what_cannot_be_compared_is_marked(results, tmp_path, change, reason):
 
 
 def test_another_number_of_samples_leaves_what_does_not_depend_on_it(results, tmp_path):
-    a, b = source(results, "a", tmp_path), source(results, "b", tmp_path, n_generated=40)
+    a, b = (
+        source(results, "a", tmp_path),
+        source(results, "b", tmp_path, n_generated=40, real_photos=RealPhotos(7, 0.0)),
+    )
     [table] = compare_models([a, b]).tables
     marked = {row.metric.name for row in table.rows if row.cells[1].reasons}
+    assert all("N=24" in row.real_photos for row in table.rows)  # beside the first model's
     assert marked == {"frechet_distance", "sliced_wasserstein", "recall", "coverage", "vendi_score"}
     assert not any(row.metric.name.endswith("_ratio") for row in table.rows)
 
@@ -163,7 +168,7 @@ def test_command(evaluations, tmp_path, capsys):
     for text in (printed, page, markdown):
         for part in ("first", "second", "squeezenet", "clip", "no difference shown", "Frechet distance", "3.2 times"):
             assert part in text
-    assert "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
+    Page(tmp_path / "out" / "compare.html").check()
     assert "compare.png" in markdown
     with Image.open(tmp_path / "out" / "compare.png") as picture:
         assert picture.width > 1000

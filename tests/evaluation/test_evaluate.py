@@ -82,7 +82,7 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     assert kernel.subsets.std > 0
     assert {found.label for found in results.per_class} == {"lion", "polar bear", "zebra"}
     assert sum(found.n_generated for found in results.per_class) == 60
-    plots = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png"}
+    plots = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png", "report.html"}
     assert plots < {path.name for path in out.iterdir()}
     assert "FID" not in printed
     for text in (
@@ -356,3 +356,18 @@ def test_help_needs_no_torch():
         "--extractor_weights"
         in subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     )
+
+
+def test_photos_of_one_class_leave_prompt_accuracy_unmeasured(run, prepared, tiny_pipeline_folder, tmp_path):
+    single = tmp_path / "single"
+    shutil.copytree(prepared, single)
+    for metadata in single.glob("*/metadata.jsonl"):
+        lines = [json.loads(line) | {"label": "lion"} for line in metadata.read_text().splitlines()]
+        metadata.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results, _, printed = run(
+        tiny_pipeline_folder, "-n", "12", "--steps", "1", "--data", str(single), "--reconstructions"
+    )
+    assert results.find("prompt_accuracy").value is None and results.per_class is None
+    assert "the photos are of one class" in printed
+    assert results.autoencoder.probe_accuracy is None and results.autoencoder.psnr > 0
+    assert results.find("recall", 10).value is not None

@@ -11,11 +11,15 @@ import torch
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation import plots
 from animal_ldm.evaluation.features import FeatureSet
+from animal_ldm.evaluation.gallery import SamplesAndPhotos, gallery, read_gallery
+from animal_ldm.evaluation.images import images_of_dataset
+from animal_ldm.evaluation.page import write_page
 from animal_ldm.evaluation.report import Reference, measure
 from animal_ldm.evaluation.results import (
     AutoencoderResult,
     DataInfo,
     ExtractorInfo,
+    Measurement,
     ModelInfo,
     Results,
     SamplingInfo,
@@ -25,6 +29,7 @@ from animal_ldm.evaluation.results import (
 )
 from animal_ldm.evaluation.table import table
 from animal_ldm.sampling import Sampling
+from tests.webpage import Page
 
 VERSION_1 = Path(__file__).with_name("results_version_1.json")
 EXTRACTOR = ExtractorInfo("squeezenet", "ef" * 32, "bicubic")
@@ -191,3 +196,127 @@ def test_refuses_other_files(tmp_path, text):
         (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=r"results\.json"):
         read_results(tmp_path / "results.json")
+
+
+# --- report.html -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(results, prepared):
+    """The gallery of 27 images, compared with 60 others."""
+    photos = images_of_dataset(prepared)
+    generator = torch.Generator().manual_seed(0)
+    features = (torch.randn(len(photos[split]), 4, generator=generator) for split in ("validation", "train"))
+    of_samples, of_photos = features
+    compared = SamplesAndPhotos(photos["validation"], of_samples, photos["train"], of_photos)
+    return gallery(results, compared, compared.nearest_photos())
+
+
+@pytest.fixture
+def page(results, images, tmp_path):
+    """The report of `results`, changed in some fields."""
+
+    def write(images=images, **changes) -> Page:
+        write_page(replace(results, **changes), images, tmp_path / "report.html")
+        found = Page(tmp_path / "report.html")
+        found.check()
+        return found
+
+    return write
+
+
+def test_report_shows_every_figure_with_its_explanation(results, page):
+    shown = page(sweep=Sweep("guidance_scale", [SweepPoint(value, results.metrics) for value in (1.0, 3.0)]))
+    tips = [attributes["id"] for _, attributes in shown.elements if attributes.get("role") == "tooltip"]
+    assert sum(name.startswith("metric-") for name in tips) == len(results.metrics)
+    text = " ".join(shown.text.split())
+    for metric in results.metrics:
+        assert metric.label in text
+        assert not metric.note or metric.note[1:] in text
+    for found in results.per_class:
+        assert f"{found.accuracy:.0%}" in text
+    charts = [drawing["aria-label"] for drawing in shown.all("svg") if drawing.get("role") == "img"]
+    assert [chart.split(".")[0] for chart in charts[:2]] == [
+        "Precision and recall",
+        "FD (squeezenet) against the number of samples",
+    ]
+    recall = results.find("recall", 10)
+    assert f"{results.find('precision', 10).value:.4g} at {recall.value:.4g}" in charts[0]
+    assert any(chart.startswith("coverage, k=5") for chart in charts[2:])
+
+
+def test_report_shows_samples_with_prompts_and_seeds(page, images):
+    shown = page()
+    alts = [image["alt"] for image in shown.all("img")]
+    assert "Sample of “a lion”, seed 9" in alts
+    assert "Sample of “a lion”, seed 10" not in alts  # of 12 lions, the first 10 are shown
+    assert sum(alt.startswith("Training photo number 1 ") for alt in alts) == 12
+    assert len(page(images.without_photos()).all("img")) == len(images.groups[0].tiles) + 15
+    assert not any("raining photo" in image["alt"] for image in page(images.without_photos()).all("img"))
+
+
+def test_confusion_of_all_samples(results, page):
+    for found in results.per_class:
+        assert sum(found.assigned.values()) == found.n_generated
+        assert found.assigned.get(found.label, 0) == pytest.approx(found.accuracy * found.n_generated)
+    assert "Confusion matrix" in page().text
+    earlier = [replace(found, assigned=None) for found in results.per_class]
+    assert "Confusion matrix" not in page(per_class=earlier).text
+
+
+def test_report_without_what_a_folder_of_images_lacks(results, page):
+    few = [replace(metric, real_photos=None, same_n=None, value=None, note="none") for metric in results.metrics]
+    shown = page(None, sampling=None, per_class=None, sweep=None, autoencoder=None, metrics=few)
+    assert not shown.all("img")
+    assert "not measured" in shown.text
+
+
+def test_report_of_several_extractors(results, page):
+    other = replace(EXTRACTOR, name="owner/clip")
+    metrics = [replace(metric, extractor=other, label=f"{metric.label} of it") for metric in results.metrics]
+    more = Measurement(other, metrics, results.fd_curves, results.per_class, None, None)
+    shown = page(more=[more])
+    assert {"#extractors", "#part-1", "#part-2"} <= {link["href"] for link in shown.all("a")}
+    assert all(f"{metric.label} of it" in shown.text for metric in results.metrics)
+    assert "Extractors side by side" not in page().text
+
+
+def test_an_unknown_metric_is_shown_with_its_note(results, page):
+    new = replace(results.metrics[0], name="novelty", label="novelty of fur", note="how new the fur is")
+    text = page(metrics=[*results.metrics, new]).text
+    assert "novelty of fur" in text
+    assert "How new the fur is." in text
+
+
+def test_texts_in_a_report_are_inert(results, page, images):
+    evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 11111 * 11111 }}'"
+    tiles = [replace(tile, prompt=f"{evil} {tile.seed}") for tile in images.groups[0].tiles]
+    group = replace(images.groups[0], label=evil, tiles=tiles)
+    pairs = [replace(pair, label=evil) for pair in images.closest]
+    shown = page(
+        replace(images, groups=[group], closest=pairs, extractor=evil),
+        model=replace(results.model, name=evil),
+        data=replace(results.data, name=evil),
+        sampling=replace(results.sampling, scheduler=evil),
+        per_class=[replace(found, label=evil, mistaken_for=evil) for found in results.per_class[:1]],
+        metrics=[replace(metric, label=evil, note=evil) for metric in results.metrics],
+        sweep=Sweep(evil, [SweepPoint(1.0, results.metrics), SweepPoint(2.0, results.metrics)]),
+        versions={evil: evil},
+    )
+    assert not shown.all("script")
+    assert evil in shown.text
+    assert "123454321" not in shown.html
+
+
+def test_gallery_is_read_as_it_was_written(images, tmp_path):
+    assert read_gallery(tmp_path / "gallery.json") is None
+    images.write(tmp_path / "gallery.json")
+    assert read_gallery(tmp_path / "gallery.json") == images
+    (tmp_path / "gallery.json").write_text("[]")
+    with pytest.raises(InputError, match="evaluate again"):
+        read_gallery(tmp_path / "gallery.json")
+
+
+def test_report_of_version_1(tmp_path):
+    write_page(read_results(VERSION_1), None, tmp_path / "report.html")
+    Page(tmp_path / "report.html").check()

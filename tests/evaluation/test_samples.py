@@ -1,13 +1,15 @@
 """Samples are functions of model, settings and index; existing samples are kept."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from animal_ldm import AnimalLDMPipeline
-from animal_ldm.evaluation.samples import CachedSampler, classes_of_samples
+from animal_ldm.evaluation.images import Images
+from animal_ldm.evaluation.samples import CachedSampler, caption_prompts, classes_of_samples, prompt_of
 from animal_ldm.sampling import Sampling
 
 LABELS = ["lion", "polar bear", "zebra", "wolf", "lion", "zebra"]
@@ -45,6 +47,36 @@ def test_resumes_where_it_stopped(pipeline, tmp_path):
     assert again.files[: len(LABELS)] == whole.files
     assert whole.files[0].stat().st_mtime_ns == kept
     assert np.abs(pixels(again)[: len(LABELS)] - before).max() <= 1
+
+
+def test_other_prompts_keep_the_samples_they_share(pipeline, tmp_path):
+    texts = [*map(prompt_of, LABELS)]
+    texts[2] = "a zebra / at night"
+    first = CachedSampler(pipeline, tmp_path).sample(LABELS, FEW_STEPS, 1)
+    other = CachedSampler(pipeline, tmp_path).sample(LABELS, FEW_STEPS, 1, texts)
+    assert [one == two for one, two in zip(first.files, other.files, strict=True)] == [i != 2 for i in range(6)]
+    assert first.files[2].name == "000002_zebra.png"
+    assert other.labels == tuple(LABELS) and other.captions[2] == ("a zebra / at night",)
+    expected = pipeline(texts[2], num_inference_steps=2, generator=torch.Generator().manual_seed(1 + 2)).images[0]
+    assert np.abs(pixels(other)[2] - np.asarray(expected)).max() <= 1
+
+
+def test_captions_of_the_photos_in_their_order():
+    files = tuple(Path(f"{i}.png") for i in range(5))
+    captions = (("c0",), ("d0", "d0'"), ("c1", "c1'"), ("d1",), ("c2", "c2'", "c2''"))
+    photos = Images(files, ("cat", "dog", "cat", "dog", "cat"), captions)
+    labels = classes_of_samples({"cat": 3, "dog": 2}, 10)
+    prompts = caption_prompts(labels, photos)
+    of_class = {name: [text for label, text in zip(labels, prompts, strict=True) if label == name]
+                for name in ("cat", "dog")}  # fmt: skip
+    assert [text[:2] for text in of_class["cat"]] == ["c0", "c1", "c2"] * 2
+    assert [text[:2] for text in of_class["dog"]] == ["d0", "d1"] * 2
+    # every photo its own caption, and a longer run begins with the prompts of a shorter one
+    assert [text[:2] for text in caption_prompts(photos.labels, photos)] == ["c0", "d0", "c1", "d1", "c2"]
+    assert caption_prompts(labels[:4], photos) == prompts[:4]
+    # each caption of a photo equally often
+    counts = Counter(caption_prompts(["cat"] * 3000, photos))
+    assert counts["c0"] == 1000 and all(290 < counts["c2" + "'" * i] < 380 for i in range(3))
 
 
 def test_another_model_or_setting_samples_anew(pipeline, tiny_pipeline_folder, tmp_path):

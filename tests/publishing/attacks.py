@@ -306,7 +306,7 @@ def pauses() -> Iterator[Attack]:
             yield Attack(f"{step}: Retry-After is {value[:12]}", [Fault(*STEPS[step], answer, OFTEN)])
     for value in ('"api";r=0;t=99999999', '"api";r=0;t=٣', f'"api";r=0;t={"9" * 5000}', '"api";r=0;t='):
         answer = says({"error": "slow down"}, 429, {"RateLimit": value})
-        yield Attack(f"RateLimit is {value[:20]}", [Fault(*TREE, answer, OFTEN)])
+        yield Attack(f"RateLimit is {value[:22]}", [Fault(*TREE, answer, OFTEN)])
 
 
 def endless() -> Iterator[Attack]:

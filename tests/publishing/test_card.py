@@ -10,7 +10,15 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard, SpaceCard
 
 from animal_ldm.errors import InputError
-from animal_ldm.evaluation.results import AutoencoderResult, ClassResult, ExtractorInfo, Results, Sweep, SweepPoint
+from animal_ldm.evaluation.results import (
+    AttributeResult,
+    AutoencoderResult,
+    ClassResult,
+    ExtractorInfo,
+    Results,
+    Sweep,
+    SweepPoint,
+)
 from animal_ldm.markdown import printable
 from animal_ldm.publishing.architecture import Architecture
 from animal_ldm.publishing.card import PublishedModel, Sample, model_card
@@ -107,6 +115,25 @@ def test_sections_of_the_original_card(training_report, evaluation):
     headings = re.findall(r"^#+ (.*)$", card_of(training_report, [evaluation]), re.MULTILINE)
     for section in SECTIONS.replace("\n", " ").split(";"):
         assert section.strip() in headings
+
+
+def test_prompts_and_words_they_ask_for(training_report, evaluation):
+    words = [
+        AttributeResult("colour", "white", 40, 30, 0.8, 1200, 0.25, 10, 8, 0.875),
+        AttributeResult("background", "green", 9, 0, None, 0, None, 0, 0, None),
+    ]
+    sampling = replace(evaluation.results.sampling, prompts={}, prompts_from="data", distinct_prompts=31)
+    accuracy = replace(evaluation.results.metrics[-2], name="colour_accuracy", label="colour accuracy")
+    score = replace(accuracy, name="clip_score", label="CLIP score")
+    metrics = [*evaluation.results.metrics, accuracy, score]
+    found = changed(evaluation, per_attribute=words, sampling=sampling, metrics=metrics)
+    card = card_of(training_report, [found])
+    assert row(card, "colour white") == ["colour white", "40", "25%", "80%", "25% of 1,200", "10", "20%", "88%"]
+    assert row(card, "background green") == ["background green", "9", "100%", "", "", "0", "", ""]
+    assert "prompts: captions of the photos" in card and "Framing and number are not measured" in card
+    assert "- **CLIP score**" in card and "- **Colour and background accuracy**" in card
+    card = card_of(training_report, [evaluation])
+    assert "prompts: class names" in card and "CLIP score" not in card and "Framing" not in card
 
 
 def test_every_measured_number_with_its_context(training_report, evaluation):

@@ -9,12 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
+from animal_ldm.evaluation.gallery import Gallery, Group, Neighbour, Pair, Tile
 from animal_ldm.evaluation.results import Measurement, read_results
+from animal_ldm.html import data_uri
+from animal_ldm.loading import store_sampling_defaults
 from animal_ldm.markdown import plain
 from animal_ldm.publishing.checks import check_files
 from animal_ldm.publishing.datasets import dataset_title, photo_terms, stage_dataset
@@ -22,6 +26,8 @@ from animal_ldm.publishing.hub import publish
 from animal_ldm.publishing.request import ModelSource, Target
 from animal_ldm.publishing.smoke_test import SmokeTest, smoke_test
 from animal_ldm.publishing.staging import stage_model
+from animal_ldm.sampling import Sampling
+from tests.webpage import Page
 
 from .hub_server import TOKEN
 from .test_card import STATEMENTS
@@ -43,10 +49,10 @@ HALF_PRECISION_FILES = {
     "vae/diffusion_pytorch_model.fp16.safetensors",
 }
 EVALUATION_FILES = {
-    f"evaluation/squeezenet/{name}" for name in ("results.json", "samples.png", "precision_recall.png")
+    f"evaluation/squeezenet/{name}" for name in ("results.json", "report.html", "samples.png", "precision_recall.png")
 }
 SAMPLE_FILES = {f"samples/{name}.png" for name in ("00-lion", "01-polar_bear", "02-wolf", "03-zebra")}
-OWN_FILES = {"README.md", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
+OWN_FILES = {"README.md", "SHA256SUMS", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
 
 
 def files_of(folder) -> set[str]:
@@ -135,6 +141,27 @@ def test_every_route_generates_the_same_pixels_from_folder_and_hub(model, evalua
     assert card.data.widget[0]["parameters"]["guidance_scale"] == 2.0  # as in the evaluation
 
 
+def test_captions_of_the_data_are_in_the_gallery(model, tmp_path, no_smoke_test):
+    report = json.loads((model / "training_report.json").read_text())
+    captions = {
+        "sources": {"template": 1234, "attributes": 300, "model:my-private-folder": 20, "model:a/captioner": 5},
+        "words": {"colour": ["white"]},
+        "examples": ["a white zebra", "a lion / on a green background, " + "far away " * 20],
+    }
+    (model / "training_report.json").write_text(json.dumps(report | {"captions": captions}))
+    stage(model, tmp_path / "staged")
+    files = SAMPLE_FILES | {"samples/04-a_white_zebra.png"}
+    card = ModelCard.load(tmp_path / "staged/README.md")
+    prompts = {sample["output"]["url"]: sample["text"] for sample in card.data.widget}
+    assert prompts.keys() > files and list(prompts.values())[4:] == [text.strip() for text in captions["examples"]]
+    assert all((tmp_path / "staged" / file).is_file() and len(file) < 100 for file in prompts)
+    published = json.loads((tmp_path / "staged/training_report.json").read_text())["captions"]
+    assert published["sources"]["model:a local folder"] == 20 and published["sources"]["model:a/captioner"] == 5
+    text = card.text
+    assert "1,234 from templates around the class name, 300 with words measured from the pixels, 25 by a cap" in text
+    assert "my-private-folder" not in text and "a few caption templates" not in text
+
+
 def test_staging_again_gives_the_same_bytes(model, evaluation, tmp_path, no_smoke_test):
     for name in ("one", "two"):
         stage(model, tmp_path / name, [evaluation], variant="fp16")
@@ -157,6 +184,23 @@ def test_plots_of_training_photos_only_on_request(model, evaluation, tmp_path, n
     stage(model, tmp_path / "with", [evaluation], publish_photos=True)
     assert files_of(tmp_path / "with") - files_of(tmp_path / "without") == {"evaluation/squeezenet/nearest.png"}
     assert "nearest.png" not in (tmp_path / "without/README.md").read_text()
+
+
+def test_report_has_public_names_and_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
+    pixel = data_uri(Image.new("RGB", (8, 8)), 8)
+    pair = Pair("lion", Tile(1, None, 1, pixel), [Neighbour(0.5, pixel)])
+    Gallery([Group("lion", [Tile(0, "a lion", 0, pixel)])], "squeezenet", [pair], []).write(
+        evaluation / "gallery.json"
+    )
+    shown = {}
+    for name, publish_photos in (("without", False), ("with", True)):
+        stage(model, tmp_path / name, [evaluation], publish_photos=publish_photos)
+        shown[name] = Page(tmp_path / name / "evaluation/squeezenet/report.html")
+        shown[name].check()
+    assert len(shown["without"].all("img")) == 1
+    assert len(shown["with"].all("img")) == 3
+    assert STATEMENTS.repo_id.split("/")[1] in shown["without"].text
+    assert "prepared" not in shown["without"].text  # the folder of the photos
 
 
 def test_every_extractor_of_an_evaluation(model, evaluation, tmp_path, no_smoke_test):
@@ -261,6 +305,15 @@ def test_weights_in_half_precision(model, tmp_path):
     config = model / "text_encoder/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
     stage(model, tmp_path / "staged")
+
+
+@pytest.mark.slow
+def test_a_model_with_defaults_of_its_own(model, tmp_path):
+    """With its smoke test: diffusers' class, which knows no interval, generates the images on the card too."""
+    tuned = Sampling(num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5))
+    store_sampling_defaults(model, tuned, AnimalLDMPipeline.from_pretrained(model).scheduler)
+    stage(model, tmp_path / "staged")
+    assert AnimalLDMPipeline.from_pretrained(tmp_path / "staged").sampling_defaults == vars(tuned)
 
 
 def test_text_encoder_in_half_precision_is_widened(model, tmp_path, no_smoke_test):

@@ -141,6 +141,7 @@ def test_training_writes_an_autoencoder_with_normal_latents_and_a_report(argumen
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     report = json.loads((folder / "training_report.json").read_text())
     assert report["images_seen"] == 480
+    assert "Reconstructions" in (folder / "training.html").read_text()
     assert report["scaling_factor"] == vae.config.scaling_factor == pytest.approx(1, abs=1e-3)
     assert report["co2_kg"] == "not measured"
     psnr = [entry["validation/psnr"] for entry in report["history"] if "validation/psnr" in entry]

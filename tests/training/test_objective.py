@@ -2,11 +2,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from animal_ldm.schedulers import SCHEDULERS, build_sampling_scheduler
 from animal_ldm.training.objective import (
-    SCHEDULERS,
     Denoiser,
     build_noise_scheduler,
-    build_sampling_scheduler,
     diffusion_loss,
     loss_weights,
     training_target,

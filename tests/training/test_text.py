@@ -4,7 +4,7 @@ import torch
 from accelerate import Accelerator
 
 from animal_ldm.training.cache import Cache
-from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer, load_text_encoder
+from animal_ldm.training.text import Captions, build_text_encoder, build_tokenizer, known_words, load_text_encoder
 from tests.conftest import tiny_tokenizer
 
 CAPTIONS = ["a zebra", "a photo of a zebra", "zebra", "two lions"] * 3
@@ -24,6 +24,13 @@ def test_tokenizer_depends_on_the_captions_alone_and_survives_saving(tmp_path):
     loaded = type(first).from_pretrained(tmp_path)
     assert loaded("a purple zebra").input_ids == first("a purple zebra").input_ids
     assert loaded.model_max_length == 32
+
+
+def test_known_words_are_the_most_frequent_and_bounded():
+    assert known_words(["A zebra, close-up", "two zebras", "a Lion"]) == "a close lion two up zebra zebras"
+    many = [f"word{i}" for i in range(3000)] + ["rare"] * 2
+    words = known_words(many).split()
+    assert len(words) == 2000 and words[0] == "rare"
 
 
 def test_frozen_captions_are_the_encoders_own_embeddings(tmp_path):

@@ -18,12 +18,15 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 import animal_ldm
 from animal_ldm import AnimalLDMPipeline
+from animal_ldm.commands import ema
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
 from animal_ldm.errors import InputError, MachineError
 from animal_ldm.loading import load_pipeline
+from animal_ldm.training import run
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
 from animal_ldm.training.checkpoints import checkpoint_paths
@@ -129,6 +132,47 @@ def test_report_says_what_was_done(arguments):
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["hardware"]["processes"] == 1
     assert report["autoencoder"] is None
+    assert "Finished after 48 images" in Path(arguments.output_dir, "training.html").read_text()
+
+
+def test_page_is_written_at_every_validation(arguments, monkeypatch):
+    written = []
+    monkeypatch.setattr(run, "write_page", lambda report, total, _: written.append((report["images_seen"], total)))
+    train(dataclasses.replace(arguments, validate_every=16))
+    assert written == [(16, 48), (32, 48), (48, 48), (48, 48)]  # once more with the final report
+
+
+def test_captions_that_say_more_than_the_class(arguments, tmp_path):
+    """Rows of the grid, words in the pipeline's config, and what the report tells the card and the demo."""
+    data = shutil.copytree(arguments.data, tmp_path / "data")
+    for split in ("train", "validation"):
+        lines = [json.loads(line) for line in (data / split / "metadata.jsonl").read_text().splitlines()]
+        for number, line in enumerate(lines):
+            line["texts"] = [line["text"], f"an orange {line['label']} on a green background, number {number}"]
+        (data / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "prompts.txt").write_text("two zebras\n\n a lion at night\n")
+    own = dataclasses.replace(
+        arguments, data=str(data), validation_prompts=str(tmp_path / "prompts.txt"), num_epochs=1
+    )
+    train(own)
+    # two classes; four captions of the validation photos and two prompts of one's own, each below a line of text
+    grid = Image.open(Path(own.output_dir, "samples", "samples-0000000024.png"))
+    assert grid.size == (2 * 16, 2 * 16 + 6 * (16 + 18))
+    pipeline = AnimalLDMPipeline.from_pretrained(own.output_dir)
+    assert pipeline.unknown_words("two orange lions on a mat, number 7") == ["two", "mat"]
+    captions = json.loads(Path(own.output_dir, "training_report.json").read_text())["captions"]
+    assert captions["sources"] == {"template": 24, "own": 24}
+    assert captions["words"] == {"background": ["green"], "colour": ["orange"]}
+    assert len(set(captions["examples"])) == 4 and all("on a green" in text for text in captions["examples"])
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("\n \n", "holds no prompt")])
+def test_prompts_of_ones_own_that_cannot_be_used(arguments, tmp_path, content, message):
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=f"--validation_prompts.*{message}"):
+        train(dataclasses.replace(arguments, validation_prompts=str(file)))
 
 
 def test_report_takes_facts_of_the_networks_from_the_networks(arguments):
@@ -206,6 +250,62 @@ def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
     train(dataclasses.replace(arguments, resume=True))
     for component in ("unet", "text_encoder"):
         assert_same_weights(whole.output_dir, arguments.output_dir, component)
+
+
+def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(arguments, tmp_path):
+    timed = dataclasses.replace(
+        arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=8,
+        checkpoints_total_limit=10_000,
+        validate_every=10**6,
+    )  # fmt: skip
+    start = time.perf_counter()
+    train(timed)
+    assert time.perf_counter() - start < 40  # of 12 seconds, on a busy machine
+    report = json.loads(Path(timed.output_dir, "training_report.json").read_text())
+    length = report["length"]
+    assert report["images_seen"] == 8 * length["steps"]
+    assert report["arguments"]["num_epochs"] == pytest.approx(report["images_seen"] / 24)
+    # one break while it was timed, and those of its length
+    assert length["breaks"] <= len(history(timed, "validation/loss")) <= length["breaks"] + 2
+    checkpoints = sorted(Path(timed.output_dir, "checkpoints").iterdir())
+    assert (
+        torch.load(checkpoints[-1])["states"]["lr_scheduler"]["_last_lr"][0] < 1e-9
+    )  # the cosine has come to its end
+    shutil.copytree(timed.output_dir, tmp_path / "whole")
+    fixed = [path for path in checkpoints if torch.load(path)["states"]["run"]["length"]]
+    for path in fixed[1:]:
+        path.unlink()
+    train(dataclasses.replace(timed, resume=True, max_minutes=50.0))
+    assert json.loads(Path(timed.output_dir, "training_report.json").read_text())["length"] == length
+    assert_same_weights(tmp_path / "whole", timed.output_dir, "unet")
+
+
+def test_snapshots_survive_a_resume_and_give_a_pipeline(arguments, tmp_path):
+    kept = dataclasses.replace(arguments, ema_snapshots_every=8)
+    whole = dataclasses.replace(kept, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    train(dataclasses.replace(kept, num_epochs=1))
+    train(dataclasses.replace(kept, resume=True))
+    snapshots = sorted(Path(whole.output_dir, "ema_snapshots").iterdir())
+    assert len(snapshots) == 2 * 6
+    for path in snapshots:
+        mine, other = load_file(path), load_file(Path(kept.output_dir, "ema_snapshots", path.name))
+        assert all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+
+    ema.main([whole.output_dir, "--sigma_rel", "0.1", "--out", str(tmp_path / "averaged")])
+    averaged, last = weights_of(tmp_path / "averaged", "unet"), load_file(snapshots[-1])
+    assert {name.partition(".")[0] for name in last} == {"unet", "text_encoder"}
+    for name, tensor in averaged.items():
+        torch.testing.assert_close(tensor, last[f"unet.{name}"].float(), atol=1e-4, rtol=1e-3)
+    report = json.loads((tmp_path / "averaged" / "training_report.json").read_text())
+    assert report["power_average"]["images_seen"] == 48
+    assert report["digests"]["pipeline"] == pipeline_digest(load_pipeline(str(tmp_path / "averaged"), "cpu"))
+
+    plain = dataclasses.replace(arguments, output_dir=str(tmp_path / "plain"))
+    train(plain)
+    assert_same_weights(plain.output_dir, whole.output_dir, "unet")
+    with pytest.raises(InputError, match="a run without --ema_snapshots_every"):
+        train(dataclasses.replace(plain, ema_snapshots_every=8, resume=True))
 
 
 def test_validating_does_not_touch_the_run(arguments, tmp_path):

@@ -1,0 +1,124 @@
+"""What is weak in a finished run, and what would help most: sentences that follow from its curves and results."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.results import Results, read_results
+from .clock import RunState
+from .settings import RunSettings
+
+# A curve still falls if the last third of the run lowered it by this share; it has turned if it ends this much above
+# its lowest point.
+FALLING, TURNED = 0.02, 0.02
+FEW_SAMPLES = 500
+SHARE_OF_AUTOENCODER = 0.5
+
+
+def verdict(settings: RunSettings, state: RunState, out: Path) -> list[str]:
+    """The sentences, the most helpful advice first; none before the text-to-image model is trained."""
+    path = out / "model" / "training_report.json"
+    if not path.is_file():
+        return []
+    report = json.loads(path.read_text(encoding="utf-8"))
+    lines = [*of_training(report), *of_photos(state)]
+    results = out / "evaluation" / "results.json"
+    if results.is_file():
+        lines += of_results(read_results(results))
+    if state.seconds > 66 * settings.minutes:
+        lines.append(f"The run took {state.seconds / 60:.1f} minutes of the {settings.minutes:g} it had.")
+    return lines
+
+
+def of_training(report: dict[str, Any]) -> Iterator[str]:
+    """More minutes, or more photos? The validation loss knows."""
+    curve = [
+        (entry["images_seen"], entry["validation/loss"])
+        for entry in report["history"]
+        if entry.get("validation/loss") is not None
+    ]
+    seen, photos = report["images_seen"], report["training_photos"]
+    passes = f"{seen:,} images, {seen / photos:.3g} passes over {photos:,} photos"
+    if len(curve) < 4:
+        yield f"The training saw {passes}, with {len(curve)} validations: too few to tell what more time would do."
+        return
+    last = curve[-1][1]
+    before = min(loss for images, loss in curve if images <= seen * 2 / 3)
+    lowest_at, lowest = min(curve, key=lambda point: point[1])
+    if last > (1 + TURNED) * lowest:
+        yield (
+            f"The validation loss was lowest ({lowest:.4f}) after {lowest_at:,} images and ended at {last:.4f}: the"
+            f" model begins to learn its {photos:,} photos by heart. More photos would help more than more minutes."
+        )
+    elif last < (1 - FALLING) * before:
+        yield (
+            f"The validation loss still fell over the last third of the run, from {before:.4f} to {last:.4f}"
+            f" ({passes}). More minutes, or a faster device, would help most."
+        )
+    else:
+        yield (
+            f"The validation loss is level: {before:.4f} two thirds into the run, {last:.4f} at the end ({passes})."
+            " More minutes of the same would help little; more photos or a larger network might."
+        )
+
+
+def of_photos(state: RunState) -> Iterator[str]:
+    facts = state.stages["prepare"].facts if "prepare" in state.stages else {}
+    classes, skipped = facts.get("classes", {}), facts.get("skipped", {})
+    if len(classes) > 1 and min(classes.values()) * 3 < max(classes.values()):
+        smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
+        yield (
+            f"'{smallest}' has {classes[smallest]:,} training photos, '{largest}' {classes[largest]:,}. The small"
+            " classes profit most from more photos."
+        )
+    if len(classes) == 1:
+        yield "There is one class, so whether the images match their prompts cannot be measured."
+    if number := sum(skipped.values()):
+        share = number / (number + facts["train"] + facts["validation"])
+        if share > 0.1:
+            yield f"{share:.0%} of the photos were skipped: data/preparation_report.json names them and the reasons."
+
+
+def of_results(results: Results) -> Iterator[str]:
+    metric = results.metrics[0]
+    if metric.n_generated < FEW_SAMPLES:
+        yield f"Only {metric.n_generated} samples fitted into the time, so the figures are rough."
+    if results.extractor.name == "vae":
+        yield (
+            "The distances compare colour and layout, barely content, because no network that knows content was at"
+            " hand. Look at the images; with a network connection, `animal-ldm evaluate --extractor inception`."
+        )
+    distance, autoencoder = results.find("frechet_distance"), results.autoencoder
+    if (
+        distance
+        and distance.value
+        and autoencoder
+        and autoencoder.frechet_distance > SHARE_OF_AUTOENCODER * distance.value
+    ):
+        yield (
+            f"The autoencoder alone is at {autoencoder.frechet_distance:.4g} of the samples'"
+            f" {results.extractor.distance_name} of {distance.value:.4g}: it limits the images. Tune it on your"
+            " photos, and longer."
+        )
+    copied = results.find("median_distance")
+    if copied and copied.value is not None and copied.value < 0.7:
+        yield (
+            f"The samples are {copied.value:.2f} times as far from the training photos as held-out photos are: some"
+            " may be copies. Look at evaluation/nearest.png; more photos would help."
+        )
+    recall = results.find("recall", 10)
+    varied = recall and recall.real_photos and recall.real_photos.value
+    if recall and recall.value is not None and varied and recall.value < 0.5 * varied:
+        yield (
+            f"Recall is {recall.value:.2f}, that of real photos {varied:.2f}: the images vary less than the photos. A"
+            " lower guidance scale varies more."
+        )
+    weak = [
+        (found.label, found.accuracy, found.accuracy_held_out)
+        for found in results.per_class or ()
+        if found.accuracy_held_out is not None and found.accuracy < found.accuracy_held_out - 0.1
+    ]
+    if weak and results.extractor.name != "vae":
+        named = ", ".join(f"{label} ({share:.0%}, photos {photos:.0%})" for label, share, photos in weak[:5])
+        yield f"Classes that the images show less clearly than photos do: {named}."
