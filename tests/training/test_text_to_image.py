@@ -530,7 +530,7 @@ def test_a_run_starts_from_another_ones_weights(begun, tmp_path):
         resume=False,
         fork=begun.output_dir,
         output_dir=str(tmp_path / "fork"),
-        prediction_type="epsilon",
+        caption_dropout=0.2,
         learning_rate=0.0,
         num_epochs=0.3,
     )
