@@ -148,8 +148,8 @@ def gallery(
     per_class = max(1, min(PER_CLASS, MOST_TILES // len(groups)))
 
     def tile(index: int) -> Tile:
-        label = samples.labels[index] if samples.labels else ""
-        prompt, seed = (sampling.prompts.get(label), sampling.seed + index) if sampling else (None, None)
+        prompt = samples.captions[index][0] if samples.captions else None
+        seed = sampling.seed + index if sampling else None
         return Tile(index, prompt, seed, data_uri(samples[index], TILE_SIDE))
 
     def pairs(chosen: Sequence[Nearest]) -> Iterator[Pair]:

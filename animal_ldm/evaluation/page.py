@@ -19,8 +19,11 @@ from .plots import fit_name, fit_points, sizes_ticks
 from .results import ClassResult, Curve, Results, Sweep
 from .table import (
     HEADLINES,
+    HOW_TO_READ_WORDS,
+    PROMPTS,
     MetricRow,
     across_line,
+    attribute_rows,
     autoencoder_rows,
     plus_minus_line,
     rows_across,
@@ -130,6 +133,9 @@ def write_page(results: Results, images: Gallery | None, path: Path) -> None:
         warnings=size_warning(results),
         rows_across=rows_across(results) if results.more else [],
         across_line=across_line(results),
+        attribute_rows=[*attribute_rows(results.per_attribute)] if results.per_attribute else [],
+        how_to_read_words=HOW_TO_READ_WORDS,
+        prompts_from=PROMPTS,
         plus_minus_line=plus_minus_line(results),
     )
     write_text(path, page)

@@ -48,19 +48,19 @@ CURVES = {
 NO_CURVES = ("images_seen", "validation/images")
 
 
-def write_page(report: dict[str, Any], total_images: int, folder: Path) -> None:
+def write_page(report: dict[str, Any], total_images: int | None, folder: Path) -> None:
     """Write `training.html` into a run's folder, whole or not at all.
 
     Args:
         report: content of `training_report.json`, of the run so far.
-        total_images: after which the run ends.
+        total_images: after which the run ends; None while that is not known.
     """
     history = report["history"]
     values = {
         "name": folder.resolve().name,
         "report": report,
         "total_images": total_images,
-        "share": report["images_seen"] / total_images,
+        "share": report["images_seen"] / total_images if total_images else 0,
         "classes": report.get("classes") or [],
         "latest": {name: latest(history, name) for name in CURVES if not name.startswith("train/")},
         "titles": {name: title for name, (title, _) in CURVES.items()},

@@ -332,7 +332,7 @@ class Run:
 
     def write_page(self, **results: Any) -> None:
         """Write `training.html` into `output_dir`; `results` are further parts of the report that it shows."""
-        write_page(self.report(**results), self.total_images, self.output_dir)
+        write_page(self.report(**results), None if self.pace else self.total_images, self.output_dir)
 
     def write_report(self, digest_notes: dict[str, str], **results: Any) -> None:
         """Write `training_report.json` and `training.html` into `output_dir`.

@@ -208,7 +208,8 @@ def images(results, prepared):
     generator = torch.Generator().manual_seed(0)
     features = (torch.randn(len(photos[split]), 4, generator=generator) for split in ("validation", "train"))
     of_samples, of_photos = features
-    compared = SamplesAndPhotos(photos["validation"], of_samples, photos["train"], of_photos)
+    samples = replace(photos["validation"], captions=tuple((f"a {label}",) for label in photos["validation"].labels))
+    compared = SamplesAndPhotos(samples, of_samples, photos["train"], of_photos)
     return gallery(results, compared, compared.nearest_photos())
 
 

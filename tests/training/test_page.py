@@ -26,7 +26,7 @@ def report() -> dict:
     }
 
 
-def page_of(report, folder, total: int) -> Page:
+def page_of(report, folder, total: int | None) -> Page:
     write_page(report, total, folder)
     page = Page(folder / "training.html")
     page.check()
@@ -38,6 +38,11 @@ def test_run_in_progress(report, tmp_path):
     assert "400 of 1,600 images in 2 min 0 s, about 6 min 0 s left" in text
     assert "2.5 g" in text
     assert "not measured" in text
+
+
+def test_run_whose_length_is_not_known_yet(report, tmp_path):
+    text = " ".join(page_of(report, tmp_path, None).text.split())
+    assert "400 images in 2 min 0 s. This page" in text
 
 
 def test_finished_run(report, tmp_path):
