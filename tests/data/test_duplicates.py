@@ -25,8 +25,16 @@ CHANGES = {
 }
 
 
+@pytest.fixture
+def sampled(monkeypatch):
+    """Search sets of any size as large ones are searched."""
+    monkeypatch.setattr(duplicates, "ALL_PAIRS", 0)
+
+
+@pytest.mark.parametrize("all_pairs", [0, 20_000])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_changed_copy_is_found_and_nothing_else(change):
+def test_a_changed_copy_is_found_and_nothing_else(change, all_pairs, monkeypatch):
+    monkeypatch.setattr(duplicates, "ALL_PAIRS", all_pairs)
     photos = [photo(seed, 160, 140) for seed in range(20)]
     copies = [change(image) for image in photos]
     pairs = near_duplicates([thumbnail(image) for image in photos + copies])
@@ -58,3 +66,36 @@ def test_no_pair_is_lost_between_blocks(monkeypatch):
 
 def test_nothing_in_nothing_out():
     assert list(near_duplicates([])) == []
+
+
+def test_pairs_at_the_limit_are_found_as_often_as_stated(sampled):
+    """Random hashes, whose mirrored ones are unrelated: nothing gives a pair a second chance."""
+    rng = np.random.default_rng(0)
+    number = 500
+    bits = rng.integers(0, 2, (4 * number, 256), dtype=np.uint8)
+    for original, copy in zip(bits[:number], bits[number : 2 * number], strict=True):
+        copy[:] = original
+        copy[rng.permutation(256)[: duplicates.MOST_DIFFERING_BITS]] ^= 1
+    hashes = np.packbits(bits, axis=1).view(np.uint64).T
+    found = {
+        pair for i, j in duplicates.sampled_close_hashes(hashes) for pair in zip(i.tolist(), j.tolist(), strict=True)
+    }
+    share = len(found & {(index, index + number) for index in range(number)}) / number
+    assert share >= duplicates.FOUND - 0.015  # three standard errors
+
+
+def test_every_copy_in_a_crowd_is_a_copy_of_the_first(sampled, monkeypatch):
+    """However few others each is compared with, and with time in proportion to the crowd."""
+    monkeypatch.setattr(duplicates, "WINDOW", 1)
+    rng = np.random.default_rng(0)
+    original = np.asarray(photo(0, 160, 140).convert("L").resize((17, 16)), np.int16)
+    crowd = [(original + rng.integers(-1, 2, original.shape)).clip(0, 255).astype(np.uint8) for _ in range(400)]
+    pairs = set(near_duplicates([image.tobytes() for image in crowd]))
+    assert {(0, index) for index in range(1, 400)} <= pairs
+    assert len(pairs) < 400 * 399 / 4
+
+
+def test_white_photos_do_not_become_quadratic(sampled):
+    hashes = np.zeros((4, 2 * 1_000), np.uint64)
+    compared = sum(len(i) for i, _ in duplicates.sampled_close_hashes(hashes))
+    assert compared <= duplicates.tables(11) * (duplicates.WINDOW + 1) * 2_000
