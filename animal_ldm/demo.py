@@ -277,6 +277,7 @@ def with_word(prompt: str, kind: str, word: str, known: Sequence[str]) -> str:
         kind: one of `WORD_KINDS`.
         known: the words of this kind.
     """
+    prompt = prompt[:LONGEST_PROMPT]
     others = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
     with_article = f"an {word}" if word[0] in "aeiou" else f"a {word}"
     if kind == "framing":
@@ -406,13 +407,14 @@ def sampling_defaults(pipeline: Any) -> dict[str, Any]:
     """`DEFAULTS`, and the model's own in their place; without those that the pipeline's class does not take."""
     stored = pipeline.config.get("sampling_defaults")
     if stored is None and (model := pipeline.config.get("_name_or_path")):  # diffusers' class does not keep them
-        stored = DiffusionPipeline.load_config(model).get("sampling_defaults")
+        config: Any = DiffusionPipeline.load_config(model)
+        stored = config.get("sampling_defaults")
     taken = inspect.signature(pipeline.__call__).parameters
     return DEFAULTS | {setting: value for setting, value in (stored or {}).items() if setting in taken}
 
 
 def build_page(
-    pipeline: DiffusionPipeline,
+    pipeline: Any,
     name: str,
     prompts: Sequence[str],
     card: Card,
@@ -529,7 +531,7 @@ class Gate:
             return "This page takes no files.", 403
         if "transfer-encoding" in headers or not re.fullmatch("[0-9]{0,5}", headers.get("content-length", "")):
             return "A request may have 99,999 bytes, and must state its size.", 413
-        if action not in ("join", "generate"):
+        if action not in ("join", "generate", "predict"):
             return None
         if (minute := int(time.monotonic() // 60)) != self.minute:
             self.minute, self.requests = minute, Counter()

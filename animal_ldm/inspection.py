@@ -226,7 +226,7 @@ def _read_object(path: Path, limit: int) -> dict[str, Any]:
     try:
         content = json.loads(read_regular(path, limit))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {why(error)}.") from error
+        raise InputError(f"{path} cannot be read ({why(error)}); copy the folder again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, but holds {type(content).__name__}.")
     return content
@@ -371,7 +371,7 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             types = {name: part.get_dtype() for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file} is not a whole safetensors file: {why(error)}.") from error
+        raise InputError(f"{file} is not a whole safetensors file ({why(error)}); copy the folder again.") from error
     for name, kind in types.items():
         if kind not in ("F16", "F32", "F64", "BF16") and not name.endswith("position_ids"):
             raise InputError(f"{name} in {file} must hold floating-point numbers, but holds {kind}.")

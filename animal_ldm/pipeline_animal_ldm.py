@@ -7,7 +7,7 @@ weights and imports only torch, diffusers and transformers.
 
 # Components and configs are set dynamically by diffusers, and arguments are checked by `check_inputs`.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 import contextlib
 import json
@@ -367,7 +367,9 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
 
     def _embed(self, texts: str | list[str], length: int, device, clip_skip: int | None = None) -> torch.Tensor:
         """Last hidden states `(B, length, hidden size)`, or those `clip_skip` layers earlier, normalised too."""
-        texts = self.maybe_convert_prompt([texts] if isinstance(texts, str) else texts, self.tokenizer)
+        texts = [texts] if isinstance(texts, str) else texts
+        if any(token in text for token in self.tokenizer.get_added_vocab() for text in texts):
+            texts = self.maybe_convert_prompt(texts, self.tokenizer)  # of textual inversion
         whole = self.tokenizer(texts, verbose=False).input_ids
         for text, ids in dict(zip(texts, whole, strict=True)).items():
             if len(ids) > length:

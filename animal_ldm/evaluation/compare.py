@@ -220,6 +220,7 @@ def settings_of(found: Sequence[Results]) -> Iterator[tuple[str, list[str]]]:
         ("guidance interval", "guidance_interval"),
         ("first seed", "seed"),
         ("class mix", "class_mix"),
+        ("prompts from", "prompts_from"),
         ("number type", "dtype"),
         ("pixels", "image_size"),
     ):

@@ -120,7 +120,7 @@ def same_seeds(sources: Sequence[Source]) -> list[SampleRow]:
     common = set.intersection(*map(set, having)) if len(having) > 1 else set()
     first_of: dict[str, tuple[int, str]] = {}
     for seed, prompt in sorted(common):
-        first_of.setdefault(prompt, (seed, prompt))
+        first_of.setdefault(re.sub(r" [0-9a-f]{12}$", "", prompt), (seed, prompt))
     rows = []
     for key in sorted(first_of.values(), key=lambda key: key[1])[:MOST_ROWS]:
         images = [Images((files[key],))[0] if key in files else None for files in found]
@@ -136,7 +136,9 @@ def samples_of(source: Source) -> Iterator[tuple[tuple[int, str], Path]]:
         if sampling and (settings["model"], settings["seed"]) == (digest, sampling.seed) and same(settings, sampling):
             for image in sorted(file.parent.glob("*.png")):
                 number, _, label = image.stem.partition("_")
-                prompt = sampling.prompts.get(label.replace("_", " "))
+                name = label.replace("_", " ")
+                # Captions are not recorded: the class and the digest in the file's name stand for one.
+                prompt = name if sampling.prompts_from == "data" else sampling.prompts.get(name)
                 if number.isdecimal() and prompt:
                     yield (sampling.seed + int(number), prompt), image
 

@@ -224,7 +224,7 @@ def transformers_extractor(name: str, model_id: str, device: torch.device) -> Ex
 
 def clip_text_network(model: CLIPModel, model_id: str) -> Callable[[Sequence[str]], torch.Tensor] | None:
     """The text tower of a CLIP model; None, with a warning, without the tokenizer that belongs to it."""
-    config = model.config.text_config
+    config: Any = model.config.text_config
     try:
         tokenizer: Any = CLIPTokenizer.from_pretrained(model_id)
     except (OSError, ValueError):

@@ -7,6 +7,7 @@ glossary does not know is still listed.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -159,7 +160,7 @@ def precision_recall_chart(results: Results) -> Chart | None:
         recall, marks = results.find("recall", precision.k), "circle" if precision.k == 10 else "square"
         if recall is None:
             continue
-        shown = [("samples", precision.n_generated, recall, precision)]
+        shown: list[tuple[str, int, Any, Any]] = [("samples", precision.n_generated, recall, precision)]
         if precision.same_n and precision.same_n.n < precision.n_generated:
             shown.append(("samples", precision.same_n.n, recall.same_n, precision.same_n))
         if precision.real_photos:

@@ -163,11 +163,11 @@ class Tuner:
         """Within this context the pipeline has the scheduler and the weights of a setting; afterwards its own."""
         pipeline, load_average = self.pipeline, self.settings.load_average
         scheduler, networks = pipeline.scheduler, (pipeline.unet, pipeline.text_encoder)
-        average = setting.sigma_rel is not None and load_average is not None
-        weights = [copy.deepcopy(network.state_dict()) for network in networks] if average else []
+        averaged = setting.sigma_rel is not None and load_average is not None
+        weights = [copy.deepcopy(network.state_dict()) for network in networks] if averaged else []
         pipeline.scheduler = self.schedulers[setting.scheduler]
         try:
-            if average:
+            if setting.sigma_rel is not None and load_average is not None:
                 load_average(pipeline, setting.sigma_rel)
             yield
         finally:

@@ -292,10 +292,7 @@ class TrainingArguments(
         if self.snr_gamma is not None:
             check_positive(self, "snr_gamma")
         if self.fork is not None and Path(self.fork).resolve() == Path(self.output_dir).resolve():
-            raise InputError(
-                f"--fork and --output_dir are the same folder, {self.output_dir}. A fork is a new run: choose another"
-                " --output_dir. To go on with the old one, pass --resume."
-            )
+            raise InputError("--fork and --output_dir are the same folder. Choose another, or --resume the old run.")
         if self.num_inference_steps > self.num_ddpm_steps:
             raise InputError(
                 f"--num_inference_steps must be at most --num_ddpm_steps, {self.num_ddpm_steps}, but is"

@@ -72,9 +72,9 @@ class Pace:
         time is over before its first steps are timed ends with the next one.
         """
         if seconds >= self.seconds:
-            return Length(
-                steps=steps + 1, breaks=1, step_seconds=seconds / steps, break_seconds=self.break_seconds or 0.0
-            )
+            step_seconds = statistics.fmean(each for timed in self.timed.values() for each in timed)
+            known = self.break_seconds or 0.0
+            return Length(steps=steps + 1, breaks=1, step_seconds=step_seconds, break_seconds=known)
         if self.break_seconds is None:
             return None
         step_seconds = sum(share * self._mean(late) for late, share in self.shares.items())

@@ -68,11 +68,10 @@ def where_it_stands(out: Path) -> str:
 
 def results_text(out: Path, state: RunState) -> str:
     """The table of the evaluation, or why there is none."""
-    evaluation = state.stages.get("evaluation")
-    if evaluation and "not_measured" in evaluation.facts:
-        return f"Not measured: {evaluation.facts['not_measured']}"
-    path = out / "evaluation" / "results.json"
-    return f"```\n{table(read_results(path))}\n```" if path.is_file() else "Not measured yet."
+    path, evaluation = out / "evaluation" / "results.json", state.stages.get("evaluation")
+    if path.is_file():
+        return f"```\n{table(read_results(path))}\n```"
+    return f"Not measured: {evaluation.facts.get('not_measured', 'not yet')}" if evaluation else "Not measured yet."
 
 
 def next_steps(settings: RunSettings, out: Path) -> str:

@@ -17,7 +17,7 @@ from .machine import look_at_machine
 from .presets import Choice, Wishes, choose, settings_of, table
 from .report import write_report
 from .settings import RunSettings
-from .stages import STAGES, Job, Stage, free_memory, too_few_photos
+from .stages import LEAST_SECONDS, STAGES, Job, Stage, free_memory, too_few_photos
 from .survey import Survey, survey
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, impor
     clock.work_on(stage.name, f"[{number}/{len(STAGES)}] {stage.title}")
     clock.write()
     try:
-        stage.run(Job(settings, out, max(1.0, seconds), mine.facts, clock.write))
+        stage.run(Job(settings, out, max(LEAST_SECONDS, seconds), mine.facts, clock.write))
     finally:
         clock.work_on(None)
     mine.done = True

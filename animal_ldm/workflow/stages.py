@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 # Photos of either split below which nothing is measured: metrics look at the 10 nearest neighbours of a photo.
 LEAST_PHOTOS = 12
+LEAST_SECONDS = 1.0  # that a stage gets, whatever is left
 # Images that are generated and measured to learn how long one takes.
 TIMED_IMAGES = 8
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
@@ -279,12 +280,13 @@ def measure_the_model(job: Job) -> None:
     start = time.perf_counter()
     if too_few_photos(job.data):
         train, validation = photo_counts(job.data)
-        job.facts["not_measured"] = (
+        return leave_unmeasured(
+            job,
             f"{train} training and {validation} validation photos are too few: the metrics need {LEAST_PHOTOS} each."
-            f" About {LEAST_PHOTOS * 5} photos in all would do."
+            f" About {LEAST_PHOTOS * 5} photos in all would do.",
         )
-        logger.info("not measured: %s", job.facts["not_measured"])
-        return
+    if job.seconds <= LEAST_SECONDS and "samples" not in job.facts:
+        return leave_unmeasured(job, no_time(job))
     pipeline, measurer = load_pipeline(str(job.model)), measurer_of(job)
     photos = images_of_dataset(job.data)
     if "samples" not in job.facts:
@@ -293,12 +295,7 @@ def measure_the_model(job: Job) -> None:
         job.save()
     reference = photos["train"]
     if job.facts["samples"] < LEAST_PHOTOS:
-        job.facts["not_measured"] = (
-            f"the time did not suffice for {LEAST_PHOTOS} samples. To measure: animal-ldm evaluate {job.model} --data"
-            f" {job.data} --extractor {job.settings.extractor}"
-        )
-        logger.info("not measured: %s", job.facts["not_measured"])
-        return
+        return leave_unmeasured(job, no_time(job))
     if job.facts["photos"] < len(reference):
         chosen = np.random.default_rng(job.settings.seed).permutation(len(reference))[: job.facts["photos"]]
         photos = photos | {"train": reference.take(sorted(chosen))}
@@ -316,6 +313,18 @@ def measure_the_model(job: Job) -> None:
             reconstructions=True,
             perceptual=PerceptualDistance(job.squeezenet_weights) if job.has_squeezenet else None,
         ),
+    )
+
+
+def leave_unmeasured(job: Job, reason: str) -> None:
+    job.facts["not_measured"] = reason
+    logger.info("not measured: %s", reason)
+
+
+def no_time(job: Job) -> str:
+    return (
+        f"the time did not suffice for {LEAST_PHOTOS} samples. To measure: animal-ldm evaluate {job.model} --data"
+        f" {job.data} --extractor {job.settings.extractor} --out {job.evaluation}"
     )
 
 

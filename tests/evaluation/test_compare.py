@@ -13,7 +13,7 @@ from animal_ldm.evaluation.compare import compare_models
 from animal_ldm.evaluation.comparison_sources import Source, find_sources, same_seeds
 from animal_ldm.evaluation.features import FeatureSet
 from animal_ldm.evaluation.report import Reference
-from animal_ldm.evaluation.results import ExtractorInfo, Measurement, ModelInfo, RealPhotos, Results
+from animal_ldm.evaluation.results import ExtractorInfo, Measurement, ModelInfo, RealPhotos, Results, read_results
 from animal_ldm.files import write_json
 from tests.evaluation.test_results import EXTRACTOR, feature_set, results_of
 from tests.webpage import Page
@@ -179,6 +179,22 @@ def test_samples_of_the_same_prompts_and_seeds(evaluations):
     assert [(row.prompt, row.seed) for row in rows] == [("a bear", 1), ("a lion", 0)]
     for row in rows:
         assert [image[0, 0].tolist() for image in row.images] == [[row.seed, 30, 0], [row.seed, 10, 0]]
+
+
+def test_samples_of_the_same_captions(evaluations):
+    for folder in evaluations:
+        found = read_results(folder / "results.json")
+        sampling = replace(found.sampling, prompts={}, prompts_from="data")
+        replace(found, sampling=sampling).write(folder / "results.json")
+        for i, digest in enumerate(("0123456789ab", "ba9876543210")):
+            Image.new("RGB", (8, 8)).save(folder / "samples" / "right" / f"{i + 4:06d}_bear_{digest}.png")
+    rows = same_seeds(find_sources([*map(str, evaluations)]))
+    assert [(row.prompt, row.seed) for row in rows] == [
+        ("bear 0123456789ab", 4),  # the first of its class
+        ("lion", 0),
+        ("polar bear", 1),
+        ("zebra", 3),
+    ]
 
 
 def test_no_samples_of_one_seed(evaluations):

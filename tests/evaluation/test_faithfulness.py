@@ -204,6 +204,6 @@ def test_captions_without_classes(run, prepared, tmp_path):
         file.write_text("".join(json.dumps(line | {"caption_sources": ["own"] * len(line["texts"])}) + "\n"
                                 for line in lines))  # fmt: skip
     results, *_ = run(data, "-n", "12")
-    assert results.per_class is None and results.find("prompt_accuracy") is None
+    assert results.per_class is None and results.find("prompt_accuracy").value is None
     assert results.sampling.prompts_from == "data" and results.find("clip_score") is not None
     assert {found.kind for found in results.per_attribute} == {"background"}

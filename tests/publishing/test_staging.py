@@ -134,7 +134,7 @@ def test_every_route_generates_the_same_pixels_from_folder_and_hub(model, evalua
     assert "_name_or_path" not in json.loads((tmp_path / "staged/unet/config.json").read_text())
     assert json.loads((model / "unet/config.json").read_text())["_name_or_path"]  # the model itself is as it was
     published = json.loads((tmp_path / "staged/evaluation/squeezenet/results.json").read_text())
-    assert published["schema_version"] == 2
+    assert published["schema_version"] == 3
     assert published["data"]["name"] == "Animals of the world" and published["model"]["name"] == "my_model"
     card = ModelCard.load(tmp_path / "staged/README.md")
     assert {sample["output"]["url"] for sample in card.data.widget} == SAMPLE_FILES

@@ -37,3 +37,4 @@ def test_slow_breaks_are_fewer():
 def test_a_run_that_is_out_of_time_ends_after_one_more_step():
     length, steps, _ = found_length(Pace(0.001, 0.0), {False: 1.0}, break_seconds=5.0)
     assert (steps, length.steps, length.breaks) == (1, 2, 1)
+    assert length.step_seconds == 5.0

@@ -252,6 +252,7 @@ def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
         assert_same_weights(whole.output_dir, arguments.output_dir, component)
 
 
+@pytest.mark.slow
 def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(arguments, tmp_path):
     timed = dataclasses.replace(
         arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=8,
@@ -530,7 +531,7 @@ def test_a_run_starts_from_another_ones_weights(begun, tmp_path):
         resume=False,
         fork=begun.output_dir,
         output_dir=str(tmp_path / "fork"),
-        prediction_type="epsilon",
+        caption_dropout=0.2,
         learning_rate=0.0,
         num_epochs=0.3,
     )
