@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,8 +33,13 @@ class Batch:
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if tensor is None else change(tensor) for name, tensor in tensors.items()})
+        return Batch(
+            latents=change(self.latents),
+            noise=change(self.noise),
+            timesteps=change(self.timesteps),
+            captions=change(self.captions),
+            features=None if self.features is None else change(self.features),
+        )
 
 
 @dataclass(frozen=True)
