@@ -54,9 +54,15 @@ def near_duplicates(thumbnails: list[bytes]) -> Iterator[tuple[int, int]]:
             alike = correlations(some_i, some_j) >= LEAST_CORRELATION
             fresh.append((some_j % number * number + some_i)[alike])
         if sum(map(len, fresh)) > len(found) + CHUNK:  # memory stays within a few times that of the pairs
-            found, fresh = np.unique(np.concatenate([found, *fresh])), []
-    for pair in np.unique(np.concatenate([found, *fresh])).tolist():
+            found, fresh = distinct([found, *fresh]), []
+    for pair in distinct([found, *fresh]).tolist():
         yield pair % number, pair // number
+
+
+def distinct(parts: list[np.ndarray]) -> np.ndarray:
+    """The different numbers of all parts, ascending; much faster on millions than numpy's `unique`."""
+    numbers = np.sort(np.concatenate(parts))
+    return numbers[np.diff(numbers, prepend=-1) > 0]
 
 
 def difference_hashes(images: np.ndarray) -> np.ndarray:
@@ -78,9 +84,9 @@ class Correlations:
     def __call__(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """(P,) float64: of photos i with photos j, or from N on with the mirrored photos j - N."""
         mirrored, j = j >= len(self.images), j % len(self.images)
-        others = self.images[j]
-        others[mirrored] = others[mirrored, :, ::-1]
-        products = np.einsum("nhw,nhw->n", self.images[i], others, dtype=np.int32).astype(np.int64)
+        products = np.empty(len(i), np.int64)
+        for rows, images in ((~mirrored, self.images), (mirrored, self.images[:, :, ::-1])):
+            products[rows] = np.einsum("nhw,nhw->n", self.images[i[rows]], images[j[rows]], dtype=np.int32)
         covariances = HEIGHT * WIDTH * products - self.sums[i] * self.sums[j]
         return covariances / self.spreads[i] / self.spreads[j]
 
