@@ -38,6 +38,8 @@ def near_duplicates(thumbnails: list[bytes]) -> Iterator[tuple[int, int]]:
 
     Up to `ALL_PAIRS` photos these are all pairs. Beyond, a pair is found with a probability that grows with its
     likeness; see `sampled_close_hashes`. Whatever is found is checked exactly, and the same set gives the same pairs.
+    One core of an AMD EPYC took 7 s for 100,000 synthetic thumbnails, 50 s for 300,000 and 290 s for 1,000,000, with
+    2 GB of memory (`benchmarks/duplicates.py`).
     """
     images = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, HEIGHT, WIDTH)
     number = len(images)
@@ -114,7 +116,7 @@ def close_hashes(hashes: np.ndarray) -> Iterator[Pairs]:
 
 
 def sampled_close_hashes(hashes: np.ndarray) -> Iterator[Pairs]:
-    """Yield most of what `close_hashes` yields, some of it repeatedly, in a time that grows about as N^1.25.
+    """Yield most of what `close_hashes` yields, some of it repeatedly, comparing some N^1.25 pairs.
 
     Every table groups the hashes by b = log2(2 N) bits chosen at random, so that unrelated hashes share a group with
     few others. Two hashes that differ in d of 256 bits agree in these bits with P(d) = C(256 - d, b) / C(256, b), and
