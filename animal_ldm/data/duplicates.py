@@ -38,8 +38,8 @@ def near_duplicates(thumbnails: list[bytes]) -> Iterator[tuple[int, int]]:
 
     Up to `ALL_PAIRS` photos these are all pairs. Beyond, a pair is found with a probability that grows with its
     likeness; see `sampled_close_hashes`. Whatever is found is checked exactly, and the same set gives the same pairs.
-    One core of an AMD EPYC took 7 s for 100,000 synthetic thumbnails, 50 s for 300,000 and 290 s for 1,000,000, with
-    2 GB of memory (`benchmarks/duplicates.py`).
+    One core of an AMD EPYC took 7 s for 100,000 synthetic thumbnails and 50 s for 300,000, in a process of 0.8 GB
+    (`benchmarks/duplicates.py`).
     """
     images = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, HEIGHT, WIDTH)
     number = len(images)
