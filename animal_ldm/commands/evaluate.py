@@ -157,10 +157,10 @@ def main(argv: list[str] | None = None) -> None:
     state = PartialState(cpu=arguments.device == "cpu")
     shared = state if state.num_processes > 1 else None
     device = choose_device(str(state.device) if shared else arguments.device)
-    if is_image_folder(arguments.model):
-        model = images_of_folder(arguments.model)
-    else:
-        model = load_pipeline(arguments.model, str(device), arguments.dtype)
+    pipeline = None
+    if not is_image_folder(arguments.model):
+        pipeline = load_pipeline(arguments.model, str(device), arguments.dtype)
+    model = pipeline or images_of_folder(arguments.model)
     perceptual, weights = None, extractors(arguments)
     with state.main_process_first():  # it downloads weights, if need be
         first, *more = [load_extractor(name, path, device, arguments.cache_dir) for name, path in weights.items()]
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
         out=out_folder(arguments),
         number=arguments.number,
         seed=arguments.seed,
-        sampling=arguments.settings(None if is_image_folder(arguments.model) else model),
+        sampling=arguments.settings(pipeline),
         split=arguments.split,
         class_mix=arguments.class_mix,
         prompts=arguments.prompts or ("data" if reference.says_more_than_classes else "classes"),
