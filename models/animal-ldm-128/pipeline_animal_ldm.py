@@ -1,34 +1,58 @@
 """Text-to-image latent diffusion (Rombach et al. 2022, arXiv 2112.10752) for a model of a few known classes.
 
-The components are those of Stable Diffusion, so a saved folder also loads as a plain `StableDiffusionPipeline` and
-generates the same pixels. This file travels with the weights and imports only torch, diffusers and transformers.
+The pipeline is Stable Diffusion's with a guidance interval, stricter checks and warnings for a model of few words. A
+saved folder also loads as a plain `StableDiffusionPipeline` and generates the same pixels. This file travels with the
+weights and imports only torch, diffusers and transformers.
 """
 
 # Components and configs are set dynamically by diffusers, and arguments are checked by `check_inputs`.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportGeneralTypeIssues=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
-import inspect
+import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
-from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.image_processor import PipelineImageInput
+from diffusers.pipelines import auto_pipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg, retrieve_timesteps
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from diffusers.utils import BaseOutput, logging, replace_example_docstring
-from diffusers.utils.torch_utils import randn_tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers.utils import (
+    USE_PEFT_BACKEND,
+    BaseOutput,
+    logging,
+    replace_example_docstring,
+    scale_lora_layers,
+    unscale_lora_layers,
+)
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 # A child of the library's logger, so that `diffusers.utils.logging.set_verbosity_error()` quiets this file too.
 logger = logging.get_logger(f"diffusers.{__name__}")
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+# What `__call__` takes where neither an argument nor the model's `sampling_defaults` say otherwise.
+SAMPLING_DEFAULTS = {
+    "num_inference_steps": 25,
+    "guidance_scale": 3.0,
+    "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, 1.0),
+}
 
 # A class is recognised by its name, or by its name with one of these endings replaced: (singular, plural).
 PLURAL_ENDINGS = (
@@ -55,6 +79,11 @@ EXAMPLE_DOC_STRING = """
 """
 
 
+def words_of(text: str) -> list[str]:
+    """The words of `text` in lower case, in order, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
 def names_class(prompt: str, class_name: str) -> bool:
     """Whether `prompt` contains `class_name` or its plural as whole words, in upper or lower case."""
     name = class_name.lower()
@@ -79,12 +108,14 @@ class AnimalLDMPipelineOutput(BaseOutput):
     images: PipelineImageInput
 
 
-class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
+class AnimalLDMPipeline(StableDiffusionPipeline):
     r"""
     Pipeline for text-to-image generation with a latent diffusion model that was trained on a few classes.
 
-    Loading, saving, devices and offloading are inherited from [`DiffusionPipeline`], FreeU and fused projections from
-    [`StableDiffusionMixin`]. `pipe.vae.enable_slicing()` and `pipe.vae.enable_tiling()` save memory in decoding.
+    Inherited from [`StableDiffusionPipeline`]: loading, saving, devices and offloading; LoRA
+    ([`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]), textual inversion, IP-Adapters and single files;
+    FreeU and fused projections. `pipe.vae.enable_slicing()` and `pipe.vae.enable_tiling()` save memory in decoding.
+    `StableDiffusionImg2ImgPipeline.from_pipe(pipe)` and the like share its components.
 
     Args:
         vae ([`AutoencoderKL`]):
@@ -94,20 +125,29 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         tokenizer ([`~transformers.CLIPTokenizer`]):
             Prompts are padded or truncated to its `model_max_length`.
         unet ([`UNet2DConditionModel`]):
-            Denoises the latents.
+            Denoises the latents. One with `time_cond_proj_dim` (distilled as by LCM, arXiv 2310.04378) receives the
+            guidance scale as an input instead of being evaluated twice.
         scheduler ([`SchedulerMixin`]):
-            Any of `KarrasDiffusionSchedulers`, with the `prediction_type` the UNet was trained for.
-            `StableDiffusionPipeline` loads it unchanged if `steps_offset` is 1 and `clip_sample` is False.
+            Any of `KarrasDiffusionSchedulers`, with the `prediction_type` the UNet was trained for. A scheduler made
+            from another's config takes over its `algorithm_type`. [`DEISMultistepScheduler`] and [`SASolverScheduler`]
+            have others than [`DPMSolverMultistepScheduler`], so name theirs:
+            `DEISMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="deis")`,
+            `SASolverScheduler.from_config(pipe.scheduler.config, algorithm_type="data_prediction")`.
+        safety_checker, feature_extractor, image_encoder (*optional*):
+            Those of Stable Diffusion; an IP-Adapter needs the last two, and loads `image_encoder` itself.
         classes (`list[str]`, *optional*):
             The classes the model was trained on. A prompt that names none of them gets a warning. The config holds
             them as `{name: index}`, because loading from the Hub takes every list in `model_index.json` for a
             component; [`AnimalLDMPipeline.classes`] gives the list.
+        vocabulary (`str`, *optional*):
+            The most frequent words of the training captions, separated by spaces. A prompt with other words gets a
+            warning that names them; one that names no class gets none if all of its words are known.
+        sampling_defaults (`dict`, *optional*):
+            Defaults of this model for the arguments of [`~AnimalLDMPipeline.__call__`] in `SAMPLING_DEFAULTS`, such as
+            `{"guidance_scale": 2.0}`. `StableDiffusionPipeline` ignores them.
         requires_safety_checker (`bool`, defaults to `False`):
-            Not used here; written to the config so that `StableDiffusionPipeline` does not expect a safety checker.
+            Written to the config so that `StableDiffusionPipeline` does not expect a safety checker.
     """
-
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -116,22 +156,67 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
+        safety_checker: StableDiffusionSafetyChecker | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
         classes: list[str] | dict[str, int] | None = None,
         requires_safety_checker: bool = False,
+        vocabulary: str | None = None,
+        sampling_defaults: dict[str, Any] | None = None,
     ):
-        super().__init__()
-        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        super().__init__(
+            vae,
+            text_encoder,
+            tokenizer,
+            unet,
+            scheduler,
+            safety_checker,
+            feature_extractor,
+            image_encoder,
+            requires_safety_checker,
+        )
         self.register_to_config(
             classes={name: index for index, name in enumerate(sorted(classes))} if classes else None,
-            requires_safety_checker=requires_safety_checker,
+            vocabulary=vocabulary,
+            sampling_defaults=check_sampling_defaults(sampling_defaults) if sampling_defaults else None,
         )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
+        """As in [`DiffusionPipeline`]. What another class ignored, such as `classes`, is read from its folder."""
+        folder = pipeline.config.get("_name_or_path")
+        if folder and not {"classes", "_classes"} & {*pipeline.config, *kwargs}:
+            with contextlib.suppress(OSError):  # not a folder, or one that is gone
+                config = cls.load_config(folder, local_files_only=True)
+                own = ("classes", "vocabulary", "sampling_defaults")
+                kwargs |= {name: config.get(name) for name in own if name not in kwargs}
+        return super().from_pipe(pipeline, **kwargs)
+
+    def to_json_string(self) -> str:
+        """`model_index.json`. It names a class that every diffusers has: the folder loads without this file."""
+        index = json.loads(super().to_json_string()) | {"_class_name": StableDiffusionPipeline.__name__}
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     @property
     def classes(self) -> list[str]:
         """The classes the model was trained on, sorted; empty if they are not known."""
         return list(self.config.classes or ())
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of `prompt` that belong neither to the vocabulary nor to a class; empty without a vocabulary."""
+        known = set((self.config.vocabulary or "").split())
+        class_words = {word for name in self.classes for word in words_of(name)}
+        return [
+            word
+            for word in dict.fromkeys(words_of(prompt))
+            if known and word not in known and not any(names_class(word, name) for name in class_words)
+        ]
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """What [`~AnimalLDMPipeline.__call__`] takes for each argument in `SAMPLING_DEFAULTS` that is None."""
+        defaults = {**SAMPLING_DEFAULTS, **(self.config.sampling_defaults or {})}
+        return {**defaults, "guidance_interval": tuple(defaults["guidance_interval"])}  # JSON has no tuples
 
     def check_inputs(
         self,
@@ -146,6 +231,8 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         negative_prompt_embeds=None,
         output_type="pil",
         callback_on_step_end_tensor_inputs=None,
+        ip_adapter_image=None,
+        ip_adapter_image_embeds=None,
     ):
         """Raise a `ValueError` that names the first invalid argument of [`~AnimalLDMPipeline.__call__`]."""
         if height % self.vae_scale_factor or width % self.vae_scale_factor or min(height, width) <= 0:
@@ -153,7 +240,7 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
                 f"`height` and `width` must be positive multiples of {self.vae_scale_factor}, the autoencoder's"
                 f" downsampling factor, but are {height} and {width}."
             )
-        if num_inference_steps < 1 or num_images_per_prompt < 1:
+        if num_images_per_prompt < 1 or (num_inference_steps is not None and num_inference_steps < 1):
             raise ValueError(
                 "`num_inference_steps` and `num_images_per_prompt` must be at least 1 but are"
                 f" {num_inference_steps} and {num_images_per_prompt}."
@@ -162,6 +249,11 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             raise ValueError(
                 "`guidance_interval` must be (start, stop) with 0 <= start <= stop <= 1, as fractions of the steps,"
                 f" but is {guidance_interval!r}."
+            )
+        if tuple(guidance_interval) != (0, 1) and self.unet.config.time_cond_proj_dim is not None:
+            raise ValueError(
+                "`guidance_interval` must be (0.0, 1.0), because the UNet receives the guidance scale as an input"
+                f" (`time_cond_proj_dim`), but is {guidance_interval!r}."
             )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES} but is {output_type!r}.")
@@ -187,6 +279,19 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
                     f"`negative_prompt` must be one text for all prompts or one for each of the {batch_size}, but"
                     f" {len(negative_prompt)} were passed."
                 )
+        if ip_adapter_image is not None and ip_adapter_image_embeds is not None:
+            raise ValueError("Pass at most one of `ip_adapter_image` and `ip_adapter_image_embeds`; found both.")
+        if ip_adapter_image_embeds is not None and not isinstance(ip_adapter_image_embeds, list):
+            raise ValueError("`ip_adapter_image_embeds` must be a list with one tensor for each IP-Adapter.")
+        found = ip_adapter_image is not None or ip_adapter_image_embeds is not None
+        if found != (self.unet.config.encoder_hid_dim_type == "ip_image_proj"):
+            raise ValueError(
+                "`ip_adapter_image` or `ip_adapter_image_embeds` was passed, but no IP-Adapter is loaded; call"
+                " `load_ip_adapter` first."
+                if found
+                else "An IP-Adapter is loaded: pass `ip_adapter_image` or `ip_adapter_image_embeds`, or call"
+                " `unload_ip_adapter`."
+            )
         both_embeds = prompt_embeds is not None and negative_prompt_embeds is not None
         if both_embeds and negative_prompt_embeds.shape != prompt_embeds.shape:
             raise ValueError(
@@ -209,11 +314,14 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         negative_prompt: str | list[str] | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Encode B prompts and their negative prompts, each repeated `num_images_per_prompt` times.
 
-        Warns about prompts longer than the text encoder accepts, and about prompts that name no class of the model.
+        Warns about prompts longer than the text encoder accepts, and about prompts with words that the model does not
+        know or, if its vocabulary is not known, without a class of the model.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): B texts; None with `prompt_embeds`.
@@ -223,6 +331,8 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             negative_prompt (`str` or `list[str]`, *optional*): One text for all, or B texts; `""` by default.
             prompt_embeds (`torch.Tensor`, *optional*): `(B, tokens, hidden size)` instead of `prompt`.
             negative_prompt_embeds (`torch.Tensor`, *optional*): The same instead of `negative_prompt`.
+            lora_scale (`float`, *optional*): Factor on the text encoder's LoRA layers.
+            clip_skip (`int`, *optional*): Layers to skip at the end of the text encoder, for `prompt` alone.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: both `(B * num_images_per_prompt, tokens, hidden size)`; the
@@ -230,24 +340,36 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         """
         device = device or self._execution_device
         batch_size = self._batch_size(prompt, prompt_embeds)
+        scales_lora = lora_scale is not None and USE_PEFT_BACKEND and self.text_encoder is not None
+        if scales_lora:
+            self._lora_scale = lora_scale  # of adapters loaded from now on
+            scale_lora_layers(self.text_encoder, lora_scale)
         if prompt_embeds is None:
-            self._warn_about_unknown_classes(prompt)
-            prompt_embeds = self._embed(prompt, self.tokenizer.model_max_length, device)
+            self._warn_about_unknown_prompts(prompt)
+            prompt_embeds = self._embed(prompt, self.tokenizer.model_max_length, device, clip_skip)
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             if not isinstance(negative_prompt, list):
                 negative_prompt = [negative_prompt or ""] * batch_size
             negative_prompt_embeds = self._embed(negative_prompt, prompt_embeds.shape[1], device)
+        if scales_lora:
+            unscale_lora_layers(self.text_encoder, lora_scale)
 
-        dtype = self.unet.dtype if self.text_encoder is None else self.text_encoder.dtype
+        # number type, device and copies
+        prompt_embeds, negative_prompt_embeds = super().encode_prompt(
+            None,
+            device,
+            num_images_per_prompt,
+            do_classifier_free_guidance,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+        )
+        return prompt_embeds, negative_prompt_embeds
 
-        def repeat(embeds):
-            return embeds.to(device=device, dtype=dtype).repeat_interleave(num_images_per_prompt, dim=0)
-
-        return repeat(prompt_embeds), repeat(negative_prompt_embeds) if do_classifier_free_guidance else None
-
-    def _embed(self, texts: str | list[str], length: int, device) -> torch.Tensor:
-        """Last hidden states `(B, length, hidden size)`."""
+    def _embed(self, texts: str | list[str], length: int, device, clip_skip: int | None = None) -> torch.Tensor:
+        """Last hidden states `(B, length, hidden size)`, or those `clip_skip` layers earlier, normalised too."""
         texts = [texts] if isinstance(texts, str) else texts
+        if any(token in text for token in self.tokenizer.get_added_vocab() for text in texts):
+            texts = self.maybe_convert_prompt(texts, self.tokenizer)  # of textual inversion
         whole = self.tokenizer(texts, verbose=False).input_ids
         for text, ids in dict(zip(texts, whole, strict=True)).items():
             if len(ids) > length:
@@ -257,14 +379,26 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
                     f" cut off: {cut!r}."
                 )
         padded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return self.text_encoder(padded.input_ids.to(device))[0]
+        encoded = self.text_encoder(padded.input_ids.to(device), output_hidden_states=clip_skip is not None)
+        if clip_skip is None:
+            return encoded[0]
+        # transformers before version 5 has the layer one level deeper
+        layers = getattr(self.text_encoder, "text_model", self.text_encoder)
+        return layers.final_layer_norm(encoded.hidden_states[-(clip_skip + 1)])
 
-    def _warn_about_unknown_classes(self, prompts: str | list[str]) -> None:
-        if not self.classes:
-            return
+    def _warn_about_unknown_prompts(self, prompts: str | list[str]) -> None:
+        learned = self.tokenizer.get_added_vocab()  # by textual inversion
         for prompt in dict.fromkeys([prompts] if isinstance(prompts, str) else prompts):
+            unknown = self.unknown_words(prompt)
+            if unknown:
+                logger.warning(
+                    f"The prompt {prompt!r} has words that are rare in the captions the model was trained on, or"
+                    f" missing there: {', '.join(unknown)}."
+                )
             # "" asks for an image of no particular class, which the model has learned for guidance.
-            if prompt and not any(names_class(prompt, class_name) for class_name in self.classes):
+            named = not prompt or any(token in prompt for token in learned)
+            named = named or not self.classes or any(names_class(prompt, name) for name in self.classes)
+            if not named and (unknown or not self.config.vocabulary):
                 logger.warning(
                     f"The prompt {prompt!r} names none of the classes the model was trained on:"
                     f" {', '.join(self.classes)}."
@@ -278,50 +412,16 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             height // self.vae_scale_factor,
             width // self.vae_scale_factor,
         )
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"`generator` must be one generator or a list with one for each of the {batch_size} images, but holds"
-                f" {len(generator)}."
-            )
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        elif latents.shape != shape:
+        if latents is not None and latents.shape != shape:
             raise ValueError(f"`latents` must have the shape {shape} but has {tuple(latents.shape)}.")
-        return latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
-
-    def prepare_extra_step_kwargs(self, generator, eta):
-        """The ones among `eta` and `generator` that the scheduler's `step` accepts."""
-        taken = inspect.signature(self.scheduler.step).parameters
-        return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
-
-    @property
-    def guidance_scale(self):
-        return self._guidance_scale
-
-    @property
-    def guidance_rescale(self):
-        return self._guidance_rescale
+        latents = None if latents is None else latents.to(dtype=dtype)
+        return super().prepare_latents(
+            batch_size, num_channels_latents, height, width, dtype, device, generator, latents
+        )
 
     @property
     def guidance_interval(self):
         return self._guidance_interval
-
-    # `guidance_scale` is the weight of eq. (2) of Imagen (arXiv 2205.11487): 1 means no guidance.
-    @property
-    def do_classifier_free_guidance(self):
-        return self._guidance_scale > 1
-
-    @property
-    def cross_attention_kwargs(self):
-        return self._cross_attention_kwargs
-
-    @property
-    def num_timesteps(self):
-        return self._num_timesteps
-
-    @property
-    def interrupt(self):
-        return self._interrupt
 
     def _guides_step(self, i: int) -> bool:
         start, stop = self._guidance_interval
@@ -334,12 +434,12 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 25,
+        num_inference_steps: int | None = None,
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
-        guidance_scale: float = 3.0,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -347,9 +447,12 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         latents: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        ip_adapter_image: PipelineImageInput | None = None,
+        ip_adapter_image_embeds: list[torch.Tensor] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
         callback_on_step_end: Callable[[DiffusionPipeline, int, int, dict], dict]
         | PipelineCallback
         | MultiPipelineCallbacks
@@ -358,6 +461,9 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
     ) -> AnimalLDMPipelineOutput | tuple:
         r"""
         Generate images.
+
+        The defaults of `num_inference_steps`, `guidance_scale`, `guidance_rescale` and `guidance_interval` are those
+        of the model, [`AnimalLDMPipeline.sampling_defaults`]; below are the ones of a model that sets none.
 
         Args:
             prompt (`str` or `list[str]`, *optional*):
@@ -399,12 +505,20 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
                 `(prompts, tokens, hidden size)` instead of `prompt`; see [`~AnimalLDMPipeline.encode_prompt`].
             negative_prompt_embeds (`torch.Tensor`, *optional*):
                 The same instead of `negative_prompt`.
+            ip_adapter_image (`PipelineImageInput`, *optional*):
+                Image prompt for a loaded IP-Adapter (arXiv 2308.06721), or a list with one for each.
+            ip_adapter_image_embeds (`list[torch.Tensor]`, *optional*):
+                For each IP-Adapter `(1, images, size)`, or under guidance `(2, images, size)` with the negative
+                first, instead of `ip_adapter_image`.
             output_type (`str`, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"` or `"latent"`; see [`AnimalLDMPipelineOutput`].
             return_dict (`bool`, defaults to `True`):
                 Whether to return [`AnimalLDMPipelineOutput`] or the tuple `(images,)`.
             cross_attention_kwargs (`dict`, *optional*):
-                Passed to the UNet's attention processors.
+                Passed to the UNet's attention processors. `{"scale": …}` is the weight of loaded LoRAs, from 0 to 1,
+                in the UNet and in the text encoder.
+            clip_skip (`int`, *optional*):
+                Condition on the text encoder's hidden state this many layers before the last.
             callback_on_step_end (`Callable`, `PipelineCallback` or `MultiPipelineCallbacks`, *optional*):
                 Called after each step as `callback(pipe, step, timestep, tensors)`; what it returns replaces the
                 tensors. Setting `pipe._interrupt = True` in it ends the denoising early.
@@ -423,6 +537,11 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
 
+        defaults = self.sampling_defaults
+        num_inference_steps = defaults["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        guidance_scale = defaults["guidance_scale"] if guidance_scale is None else guidance_scale
+        guidance_rescale = defaults["guidance_rescale"] if guidance_rescale is None else guidance_rescale
+        guidance_interval = defaults["guidance_interval"] if guidance_interval is None else guidance_interval
         sample_size = self.unet.config.sample_size
         rows, columns = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         height = height or rows * self.vae_scale_factor
@@ -441,12 +560,15 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             negative_prompt_embeds,
             output_type,
             callback_on_step_end_tensor_inputs,
+            ip_adapter_image,
+            ip_adapter_image_embeds,
         )
 
         self._guidance_scale = guidance_scale
         self._guidance_rescale = guidance_rescale
         self._guidance_interval = guidance_interval
         self._cross_attention_kwargs = cross_attention_kwargs
+        self._clip_skip = clip_skip
         self._interrupt = False
         device = self._execution_device
         batch_size = self._batch_size(prompt, prompt_embeds) * num_images_per_prompt
@@ -460,9 +582,17 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             negative_prompt,
             prompt_embeds,
             negative_prompt_embeds,
+            lora_scale=(cross_attention_kwargs or {}).get("scale"),
+            clip_skip=clip_skip,
         )
         if self.do_classifier_free_guidance:
             prompt_embeds = torch.cat([negative_prompt_embeds, prompt_embeds])  # (2 B, tokens, hidden size)
+
+        image_embeds = []
+        if ip_adapter_image is not None or ip_adapter_image_embeds is not None:
+            image_embeds = self.prepare_ip_adapter_image_embeds(
+                ip_adapter_image, ip_adapter_image_embeds, device, batch_size, self.do_classifier_free_guidance
+            )
 
         # 3. Prepare timesteps and latents
         timesteps, _ = retrieve_timesteps(self.scheduler, num_inference_steps, device, timesteps, sigmas)
@@ -478,6 +608,11 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
             latents,
         )
         extra_step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+        timestep_cond = None
+        if self.unet.config.time_cond_proj_dim is not None:
+            weights = torch.tensor(self.guidance_scale - 1).repeat(batch_size)
+            timestep_cond = self.get_guidance_scale_embedding(weights, self.unet.config.time_cond_proj_dim)
+            timestep_cond = timestep_cond.to(device=device, dtype=latents.dtype)
 
         # 4. Denoise
         for i, t in enumerate(self.progress_bar(timesteps)):
@@ -485,11 +620,15 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
                 continue
             guided = self._guides_step(i)
             latent_model_input = torch.cat([latents] * 2) if guided else latents  # (2 B or B, C, H / f, W / f)
+            halve = self.do_classifier_free_guidance and not guided  # keep the conditional half of the embeddings
+            images = [embeds.chunk(2)[1] if halve else embeds for embeds in image_embeds]
             noise_pred = self.unet(
                 self.scheduler.scale_model_input(latent_model_input, t),
                 t,
                 encoder_hidden_states=prompt_embeds if guided else prompt_embeds[-batch_size:],
+                timestep_cond=timestep_cond,
                 cross_attention_kwargs=self.cross_attention_kwargs,
+                added_cond_kwargs={"image_embeds": images} if images else None,
                 return_dict=False,
             )[0]
             if guided:
@@ -509,10 +648,14 @@ class AnimalLDMPipeline(DiffusionPipeline, StableDiffusionMixin):
                 negative_prompt_embeds = callback_outputs.pop("negative_prompt_embeds", negative_prompt_embeds)
 
         # 5. Decode
-        image = latents
+        image, unsafe = latents, None
         if output_type != "latent":
-            image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        image = self.image_processor.postprocess(image, output_type=output_type)
+            latents = latents / self.vae.config.scaling_factor
+            image = self.vae.decode(latents, return_dict=False, generator=generator)[0]
+            image, unsafe = self.run_safety_checker(image, device, prompt_embeds.dtype)
+        # the safety checker has already blackened what it found
+        denormalize = None if unsafe is None else [not found for found in unsafe]
+        image = self.image_processor.postprocess(image, output_type=output_type, do_denormalize=denormalize)
         self.maybe_free_model_hooks()
 
         return AnimalLDMPipelineOutput(images=image) if return_dict else (image,)
@@ -524,3 +667,32 @@ def check_texts(name: str, texts: Any) -> None:
         isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
     ):
         raise ValueError(f"`{name}` must be a text or a list of at least one text but is {texts!r}.")
+
+
+def check_sampling_defaults(defaults: dict[str, Any]) -> dict[str, Any]:
+    """`defaults`; a `ValueError` if it holds an unknown name, or a value out of range."""
+    unknown = sorted(set(defaults) - set(SAMPLING_DEFAULTS))
+    if unknown:
+        raise ValueError(f"`sampling_defaults` may only hold {[*SAMPLING_DEFAULTS]} but also holds {unknown}.")
+    steps, scale, rescale, interval = ({**SAMPLING_DEFAULTS, **defaults}[name] for name in SAMPLING_DEFAULTS)
+    if not (
+        isinstance(steps, int)
+        and steps >= 1
+        and isinstance(interval, list | tuple)
+        and len(interval) == 2
+        and all(isinstance(number, int | float) for number in (scale, rescale, *interval))
+        and abs(scale) < float("inf")
+        and 0 <= rescale <= 1
+        and 0 <= interval[0] <= interval[1] <= 1
+    ):
+        raise ValueError(
+            "`sampling_defaults` must hold whole `num_inference_steps` of at least 1, a finite `guidance_scale`, a"
+            f" `guidance_rescale` from 0 to 1 and a `guidance_interval` of two ascending fractions, but is {defaults}."
+        )
+    return defaults
+
+
+# AutoPipeline finds the pipeline of a task by class name, in these tables.
+auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["animal-ldm"] = AnimalLDMPipeline
+auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["animal-ldm"] = StableDiffusionImg2ImgPipeline
+auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING["animal-ldm"] = StableDiffusionInpaintPipeline
