@@ -111,6 +111,12 @@ def why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its type where there is no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 SUMS = "SHA256SUMS"
 
 

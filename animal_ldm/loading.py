@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import IncompleteSnapshotError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from . import credentials  # noqa: F401 - the token stays with the Hub
 from .digest import pipeline_digest
 from .errors import InputError
+from .fetching import HUB_ID, fetched
 from .files import SUMS, check_sums, why, write_json, write_sums
 from .inspection import KINDS, check_component, check_finite, check_pipeline
 from .pipeline_animal_ldm import AnimalLDMPipeline
@@ -62,7 +60,6 @@ COMPONENT_FILES = (
     "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
 )  # fmt: skip
-HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 
 T = TypeVar("T")
 
@@ -118,30 +115,6 @@ def load_pipeline(model: str, device: str = "auto", dtype: str = "float32") -> A
     return pipeline.to(choose_device(device))
 
 
-def fetched(model: str, patterns: list[str]) -> Path:
-    """`model` itself if it is a folder, else the folder with these files of the repository on the Hub.
-
-    Raises:
-        InputError: there is no such repository, or no connection.
-    """
-    if Path(model).is_dir():
-        return Path(model)
-    try:
-        try:
-            return Path(snapshot_download(model, allow_patterns=patterns))
-        except IncompleteSnapshotError:
-            # No connection, and a cached copy that diffusers fetched: it lacks the sums alone, which are optional.
-            return Path(snapshot_download(model, allow_patterns=[name for name in patterns if name != SUMS]))
-    except (OSError, ValueError) as error:
-        if isinstance(error, RepositoryNotFoundError):
-            found = "the Hub has no model of that name that you may read"
-        else:
-            found = f"the Hub could not be reached ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
-        raise InputError(
-            f"{model} is not a local folder, and {found}. Check the name and the network connection."
-        ) from error
-
-
 def built(model: str, build: Callable[[], T]) -> T:
     """What `build` returns; whatever a library raises on a folder that passed the inspection, as an `InputError`."""
     try:
@@ -194,8 +167,13 @@ def merge_lora(pipeline: AnimalLDMPipeline, folder: str | Path) -> AnimalLDMPipe
     pipeline.unload_lora_weights()
     report = Path(folder, "training_report.json")
     learned = json.loads(report.read_text(encoding="utf-8"))["classes"] if report.is_file() else []
-    kept = {name: pipeline.config[name] for name in ("vocabulary", "sampling_defaults")}
-    return AnimalLDMPipeline(**pipeline.components, classes=sorted({*pipeline.classes, *learned}), **kept)
+    return rebuilt(pipeline, classes=sorted({*pipeline.classes, *learned}))
+
+
+def rebuilt(pipeline: AnimalLDMPipeline, **changed: Any) -> AnimalLDMPipeline:
+    """A pipeline like `pipeline` but for the components and settings in `changed`."""
+    kept = {name: pipeline.config[name] for name in ("classes", "vocabulary", "sampling_defaults")}
+    return AnimalLDMPipeline(**{**pipeline.components, **kept, **changed})
 
 
 def store_sampling_defaults(folder: str | Path, sampling: Sampling, scheduler: Any) -> None:

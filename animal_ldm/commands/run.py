@@ -66,11 +66,11 @@ def check(arguments: RunArguments) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(RunArguments, argv, prog="animal-ldm run")
     check(arguments)
-    from huggingface_hub import HfApi
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from ..publishing.hub import HubError, check_access
     from ..publishing.request import Target
+    from ..publishing.transport import connect
     from ..workflow.presets import Wishes
     from ..workflow.report import REPORT, next_steps, results_text, where_it_stands
     from ..workflow.run import LOG, execute, plan
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("animal_ldm").addHandler(log)
     try:
         if planned.settings.push:  # a missing token is better known now than at the end
-            check_access(Target(planned.settings.push), HfApi(), print)
+            check_access(Target(planned.settings.push), connect(), print)
         with logging_redirect_tqdm():
             state = execute(planned, out, arguments.changed)
     except (KeyboardInterrupt, OSError, MachineError):

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ..errors import InputError
+from ..fetching import HUB_ID, fetched
 from ..released import is_pipeline_folder, model_folder
 from ..sampling import Sampling
 from .images import Images
@@ -83,15 +82,15 @@ def result_files(given: str) -> list[Path]:
             f"{given} holds neither results.json nor a pipeline. Pass a folder that `animal-ldm evaluate` wrote, a "
             "pipeline folder with its evaluation, or the id of a model on the Hub."
         )
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", given):
+    if not re.fullmatch(HUB_ID, given):
         raise InputError(f"There is no file or folder {given}, and it is not an id on the Hub such as owner/name.")
     try:
-        return files_in(Path(snapshot_download(given, allow_patterns=[RESULTS])), given)
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        folder = fetched(given, [RESULTS])
+    except InputError as error:
         raise InputError(
-            f"There is no folder {given}, and no model of that name could be read from the Hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Check the name and the network connection."
+            f"There is no folder {given}, and no model of that name could be read from the Hub. ({error})"
         ) from error
+    return files_in(folder, given)
 
 
 def files_in(folder: Path, given: str) -> list[Path]:

@@ -24,7 +24,7 @@ from ..evaluation.extractors import Extractor
 from ..evaluation.features import Measurer
 from ..evaluation.quick import QuickSettings, quick_evaluation
 from ..files import cache_root, whole_folder, without_nan, write_json
-from ..loading import seal
+from ..loading import rebuilt, seal
 from ..locks import check_space
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, quiet, sample_images
@@ -125,14 +125,12 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
     for network in networks.values():
         # diffusers' own `to` warns of layers to be kept in float32, even where there are none
         torch.nn.Module.to(network, getattr(torch, dtype))
-    components = {**pipeline.components, **networks}
     folder.mkdir(parents=True, exist_ok=True)
     trained = (*networks.values(), pipeline.text_encoder)
     size = sum(part.numel() * part.element_size() for network in trained for part in network.parameters())
     check_space(folder, size + SMALL_FILES, "The pipeline")
     with whole_folder(folder) as partial:
-        kept = {name: pipeline.config[name] for name in ("vocabulary", "sampling_defaults")}
-        AnimalLDMPipeline(**components, classes=pipeline.classes, **kept).save_pretrained(partial)
+        rebuilt(pipeline, **networks).save_pretrained(partial)
         seal(partial)
 
 
