@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .errors import InputError
-from .files import read_regular, why
+from .files import first_line, read_regular, why
 
 
 @dataclass(frozen=True)
@@ -400,6 +400,5 @@ def _more(names: list[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error's message."""
-    lines = str(error).strip().splitlines()
-    return f"{lines[0].rstrip('.')[:300]}" if lines else type(error).__name__
+    """What an error says, as a part of a sentence."""
+    return first_line(error).rstrip(".")[:300]

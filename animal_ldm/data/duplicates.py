@@ -74,7 +74,7 @@ def difference_hashes(images: np.ndarray) -> np.ndarray:
 
 
 class Correlations:
-    """Of (N, HEIGHT, WIDTH) uint8 images, through sums of whole numbers: exact, and ten times faster than floats."""
+    """Of (N, HEIGHT, WIDTH) uint8 images, through sums of whole numbers: exact, and faster than floats."""
 
     def __init__(self, images: np.ndarray):
         self.images = images

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +162,14 @@ class Tuner:
     @contextmanager
     def set_up(self, setting: Setting) -> Iterator[None]:
         """Within this context the pipeline has the scheduler and the weights of a setting; afterwards its own."""
-        pipeline, load_average = self.pipeline, self.settings.load_average
+        pipeline, length, load_average = self.pipeline, setting.sigma_rel, self.settings.load_average
         scheduler, networks = pipeline.scheduler, (pipeline.unet, pipeline.text_encoder)
-        averaged = setting.sigma_rel is not None and load_average is not None
-        weights = [copy.deepcopy(network.state_dict()) for network in networks] if averaged else []
+        load = None if length is None or load_average is None else partial(load_average, pipeline, length)
+        weights = [copy.deepcopy(network.state_dict()) for network in networks] if load else []
         pipeline.scheduler = self.schedulers[setting.scheduler]
         try:
-            if setting.sigma_rel is not None and load_average is not None:
-                load_average(pipeline, setting.sigma_rel)
+            if load:
+                load()
             yield
         finally:
             pipeline.scheduler = scheduler

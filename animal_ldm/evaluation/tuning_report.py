@@ -7,10 +7,13 @@ from matplotlib.figure import Figure
 
 from ..files import whole_file, write_text
 from ..markdown import code
+from .gallery import first_of_every_class
 from .images import Images
+from .plots import QUIET
+from .plots import REAL as FRESH
+from .plots import SAMPLES as CHOSEN
 from .tuning_results import Score, Setting, Trial, Tuning, describe
 
-CHOSEN, QUIET, FRESH = "#0072b2", "#767676", "#d55e00"  # colour-blind readers can tell them apart too
 SHOWN_PER_CLASS, SHOWN_CLASSES = 5, 12
 
 
@@ -105,11 +108,8 @@ def save_samples(before: tuple[Setting, Images], after: tuple[Setting, Images], 
     """The first samples of every class by two settings, from the same seeds: a row per class."""
     figure = Figure(figsize=(2.05 * SHOWN_PER_CLASS, 8), layout="constrained")
     for axes, (setting, images) in zip(figure.subplots(1, 2), (before, after), strict=True):
-        rows: dict[str, list[np.ndarray]] = {}
-        for i, label in enumerate(images.labels or ()):
-            if len(rows.setdefault(label, [])) < SHOWN_PER_CLASS:
-                rows[label].append(images[i])
-        shown = [images for _, images in sorted(rows.items())][:SHOWN_CLASSES]
+        groups = [*first_of_every_class(images, SHOWN_PER_CLASS).values()][:SHOWN_CLASSES]
+        shown = [[images[i] for i in group] for group in groups]
         blank = np.full_like(shown[0][0], 255)
         strips = [np.concatenate(row + [blank] * (SHOWN_PER_CLASS - len(row)), axis=1) for row in shown]
         axes.imshow(np.concatenate(strips), interpolation="nearest")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha1, sha256
+from hashlib import sha1
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from ..files import file_sha256
 from .checks import file_size
 from .failures import (
     CONFLICT,
@@ -74,11 +75,7 @@ class StagedFile:
 
     @cached_property
     def sha256(self) -> str:
-        digest = sha256()
-        with self.source.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_sha256(self.source)
 
     @cached_property
     def git_digest(self) -> str:

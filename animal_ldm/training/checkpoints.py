@@ -10,7 +10,7 @@ import torch
 
 from ..digest import state_digest
 from ..errors import InputError
-from ..files import whole_file
+from ..files import first_line, whole_file
 from ..locks import check_space
 
 logger = logging.getLogger(__name__)
@@ -83,10 +83,9 @@ def load_checkpoint(output_dir: str | Path, identity: dict[str, Any], parts: dic
         try:
             part.load_state_dict(checkpoint["states"][name])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"The {name} in {paths[-1]} does not fit this run ({reason}). Resume with the arguments that the run"
-                " was started with, or choose another --output_dir."
+                f"The {name} in {paths[-1]} does not fit this run ({first_line(error)}). Resume with the arguments"
+                " that the run was started with, or choose another --output_dir."
             ) from error
     return checkpoint["images_seen"]
 
@@ -105,7 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not {"images_seen", "identity", "states"} <= checkpoint.keys():
             raise ValueError("it is not a checkpoint of a run")
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
     except pickle.UnpicklingError:
         reason = "it holds something other than tensors and plain values, which is never loaded"
     else:

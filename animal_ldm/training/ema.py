@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ SNAPSHOTS = "ema_snapshots"  # below the run's folder
 SIGMA_RELS = (0.05, 0.10)  # the lengths that the paper keeps
 
 
+@cache
 def exponent_of(sigma_rel: float) -> float:
     """gamma of the power function t^gamma whose standard deviation is `sigma_rel` of the training so far.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from ..errors import InputError, MachineError
+from ..files import first_line
 from ..locks import full_disk, locked
 from .arguments import RunArguments
 
@@ -45,7 +46,7 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
                 raise
             except RuntimeError as error:
                 if several and any(words in str(error) for words in LOST):
-                    reason = str(error).strip().splitlines()[0][:200]
+                    reason = first_line(error)[:200]
                     raise MachineError(f"Another process of this run was lost. {AGAIN} ({reason})") from error
                 raise
 

@@ -20,7 +20,7 @@ from .machine import Machine, best_seconds, look_at_machine
 
 LIBRARIES = ("animal-ldm", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "tyro")
 # Of the networks that are timed: latents of 128 px images by the included autoencoder.
-LATENTS, WIDTH, BATCH = (8, 16, 16), 128, 8
+LATENTS, WIDTH, BATCH = (12, 16, 16), 128, 8
 LEAST_DISK_GIB, LEAST_MEMORY_GIB = 5, 3
 
 

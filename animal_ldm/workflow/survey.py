@@ -4,7 +4,6 @@ import io
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
@@ -60,7 +59,3 @@ def survey(source_name: str) -> Survey:
         short_side=statistics.median(sides) if sides else None,
         fingerprint=list_fingerprint(source.photos),
     )
-
-
-def is_local(source_name: str) -> bool:
-    return Path(source_name).exists()
