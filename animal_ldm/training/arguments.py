@@ -198,10 +198,8 @@ class DiffusionOptions(ObjectiveOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionOptimisationOptions(OptimisationOptions):
-    """Length of the run and optimizer."""
+    """Length of the run and optimizer (AdamW)."""
 
-    # Optimizer: AdamW, or Muon for the matrices and convolutions with AdamW for the rest.
-    optimizer: Identity[Literal["adamw", "muon"]] = "adamw"
     # Weight decay.
     weight_decay: Free[float] = 0.01
 

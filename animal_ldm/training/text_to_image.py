@@ -54,7 +54,6 @@ from .objective import (
     loss_weights,
     training_target,
 )
-from .optimizers import Muon
 from .run import Run, accumulate, learning_rate_schedule, rows_of, start_accelerator
 from .stream import ImageStream, step_seed
 from .text import Captions, caption_record, known_words, load_text_encoder, take_over
@@ -310,13 +309,11 @@ class Trainer:
         self.noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
         self.model = Denoiser(
             networks.unet, networks.text_encoder if networks.text_is_trained else None, networks.projector
-        ).to(accelerator.device)
+        )
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        rate, decay, betas = arguments.learning_rate, arguments.weight_decay, (0.9, 0.99)
-        if arguments.optimizer == "muon":
-            optimizer = Muon(self.model, rate, decay, betas)
-        else:
-            optimizer = torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=decay)
+        optimizer = torch.optim.AdamW(
+            trained, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+        )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.ema = EMA(trained, arguments.ema_half_life)
