@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2317,SC2329
 # The next release on one large GPU that is rented by the half hour. A plan: never run.
 #
 # Expected of the GPU machine: Linux on x86_64, Python 3.12 with torch, no network, calls of at most ten minutes, a
@@ -182,6 +183,7 @@ measure() { # MINUTES of training in all
 }
 
 planned() { # STAGE: its minutes, and a checkpoint about every minute
+    if [ ! -f "$work/plan" ]; then echo "There is no plan: measure first." && return 1; fi
     read -ra length < <(sed -n "s/^$1 //p" "$work/plan")
 }
 
@@ -233,4 +235,4 @@ evaluate() { # [ARGUMENTS...]
         --out "$work/evaluation" "$@"
 }
 
-"$@"
+"$@"; exit # one line: a call that runs does not mind a new version of this file
