@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from ..files import cache_root, file_sha256
@@ -40,8 +40,6 @@ def take_space(path: Path) -> None:
 class Cache:
     """A folder of arrays that Accelerate's processes fill together.
 
-    Machines that do not share the disk of the main process have a folder each, and fill all of it themselves.
-
     Args:
         folder: None takes `files.cache_root()`.
     """
@@ -49,25 +47,6 @@ class Cache:
     def __init__(self, accelerator: Accelerator, folder: str | Path | None = None):
         self.accelerator = accelerator
         self.folder = cache_root(folder)
-        # of the processes that share the folder: the first, their number, and the place of this one among them
-        self.leader, self.processes, self.place = 0, accelerator.num_processes, accelerator.process_index
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        if local < accelerator.num_processes and not self._is_shared():
-            self.processes, self.place = local, accelerator.local_process_index
-            self.leader = accelerator.process_index - self.place
-
-    def _is_shared(self) -> bool:
-        """Whether all processes see the folder of the main process."""
-        accelerator = self.accelerator
-        probe = self.folder / f".shared-{gather_object([os.getpid()])[0]}"
-        if accelerator.is_main_process:
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-        accelerator.wait_for_everyone()
-        seen = gather_object([probe.exists()])
-        if accelerator.is_main_process:
-            probe.unlink()
-        return all(seen)
 
     def array(
         self,
@@ -91,35 +70,35 @@ class Cache:
             chunk: rows per call of `compute`.
         """
         final = self.folder / key
-        # one decides for all that share the folder: another run may complete the array at any moment
+        # one decides for all: another run may complete the array at any moment
         with contextlib.ExitStack() as held:
-            missing = self.place == 0 and not self._is_whole(final, tuple(shape), np.dtype(dtype))
+            missing = self.accelerator.is_main_process and not self._is_whole(final, tuple(shape), np.dtype(dtype))
             if missing:
                 lock = locked(final.with_suffix(".lock"), f"The array for {description!r}, {final},", wait=True)
                 held.enter_context(lock)
                 missing = not self._is_whole(final, tuple(shape), np.dtype(dtype))
-            states = gather_object([(missing, os.getpid())])
-            missing, writer = states[self.leader]
-            partial = final.with_name(f"{final.name}.{writer}.partial")
+            (missing,) = broadcast_object_list([missing])
             if missing:
-                self._create(partial, tuple(shape), np.dtype(dtype))
-            if any(each for each, _ in states):
-                self.accelerator.wait_for_everyone()
-                if missing:
-                    self._fill(partial / "array.npy", compute, description, chunk)
-                self.accelerator.wait_for_everyone()
-                if missing and self.place == 0:
-                    self._publish(partial, final)
-                self.accelerator.wait_for_everyone()
+                self._make(
+                    final, tuple(shape), np.dtype(dtype), lambda path: self._fill(path, compute, description, chunk)
+                )
         return np.load(final / "array.npy", mmap_mode="r")
 
-    def _create(self, partial: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        if self.place == 0:
-            self._delete_abandoned(partial.name.split(".")[0])
+    def _make(self, final: Path, shape: tuple[int, ...], dtype: np.dtype, fill: Callable[[Path], None]) -> None:
+        (writer,) = broadcast_object_list([os.getpid()])
+        partial = final.with_name(f"{final.name}.{writer}.partial")
+        if self.accelerator.is_main_process:
+            self._delete_abandoned(final.name)
             partial.mkdir(parents=True)
-            check_space(partial, math.prod(shape) * dtype.itemsize, f"The array {partial}")
+            check_space(partial, math.prod(shape) * dtype.itemsize, f"The array {final}")
             np.lib.format.open_memmap(partial / "array.npy", "w+", dtype, shape).flush()
             take_space(partial / "array.npy")
+        self.accelerator.wait_for_everyone()
+        fill(partial / "array.npy")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._publish(partial, final)
+        self.accelerator.wait_for_everyone()
 
     @staticmethod
     def _is_whole(final: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
@@ -156,9 +135,10 @@ class Cache:
             shutil.rmtree(partial)  # another run was faster; its array is the same
 
     def _fill(self, path: Path, compute: Callable, description: str, chunk: int) -> None:
+        processes, main = self.accelerator.num_processes, self.accelerator.is_main_process
         array = np.load(path, mmap_mode="r+")
-        starts = range(self.place * chunk, len(array), self.processes * chunk)
-        for start in tqdm(starts, desc=description, unit="batch", disable=not self.accelerator.is_main_process):
+        starts = range(self.accelerator.process_index * chunk, len(array), processes * chunk)
+        for start in tqdm(starts, desc=description, unit="batch", disable=not main):
             stop = min(start + chunk, len(array))
             array[start:stop] = compute(start, stop)
         array.flush()

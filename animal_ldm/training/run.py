@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
@@ -168,12 +168,6 @@ class Run:
         if self.arguments.resume:
             with own_settings(self.parts.values()):
                 self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
-            found = gather_object([self.images_seen])
-            if len(set(found)) > 1:
-                raise InputError(
-                    f"The processes must resume from the same checkpoint, but those in their --output_dir are after"
-                    f" {', '.join(map(str, found))} images. Copy checkpoints/ of the main process to every machine."
-                )
             self._announce_changes()
 
     def _announce_changes(self) -> None:

@@ -695,7 +695,7 @@ def test_two_machines_without_a_shared_disk_train_one_model(arguments, tmp_path)
     # the second machine has no checkpoint
     ended = on_two_machines(dataclasses.replace(arguments, num_epochs=3, resume=True), tmp_path)
     assert all(code for code, _ in ended)
-    assert any("error: The processes must resume from the same checkpoint" in message for _, message in ended), ended
+    assert any(re.search("error: .*checkpoint.*every machine", message) for _, message in ended), ended
     shutil.copytree(first / "model" / "checkpoints", second / "model" / "checkpoints")
     ended = on_two_machines(dataclasses.replace(arguments, num_epochs=3, resume=True), tmp_path)
     assert [code for code, _ in ended] == [0, 0], ended
