@@ -33,14 +33,19 @@ def webp(prepared: str, out: str) -> None:
 
 
 def plan(measured: str, minutes: str) -> None:
-    """Divide the minutes; the speeds are those of short trainings in MEASURED."""
-    for stage, share in SHARES.items():
+    """Divide the minutes among the trainings that are not done; the speeds are those of short ones in MEASURED."""
+    shares = {stage: share for stage, share in SHARES.items() if not is_done(Path(measured).parent / stage)}
+    for stage, share in shares.items():
         kind = "unet" if stage == "unet" else "autoencoder"
         report = json.loads(Path(measured, kind, "training_report.json").read_text(encoding="utf-8"))
         speed = report["arguments"]["batch_size"] / report["length"]["step_seconds"]
-        given = float(minutes) * share / sum(SHARES.values())
+        given = float(minutes) * share / sum(shares.values())
         print(f"{stage} --max_minutes {given:.2f} --checkpoint_every {max(1, round(60 * speed))}")
         print(f"{stage}: {speed:.1f} images/s, {given:.2f} minutes, {60 * speed * given:,.0f} images", file=sys.stderr)
+
+
+def is_done(run: Path) -> bool:
+    return (run / "training_report.json").is_file()
 
 
 def best(run: str, out: str) -> None:

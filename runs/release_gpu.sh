@@ -7,23 +7,23 @@
 # $RELEASE_DIR, default outputs/gpu, which stays there between the calls. A stage takes nine minutes at most ($STAGE_SECONDS);
 # the same call goes on with a stage that was killed, and does nothing for one that is done.
 #
-# The calls, from the root of a checkout. `git sparse-checkout set --no-cone '/*' '!/models' '!/examples'` after `pack`
-# makes the checkout 8 MiB small, so that a part fits beside it. INSTALLED is `pip list --format=freeze` of the GPU machine.
+# The calls, each `bash runs/release_gpu.sh CALL` from the root of a checkout. `git sparse-checkout set --no-cone '/*' '!/models' '!/examples'` after `pack`
+# leaves 8 MiB of the checkout, so that a part fits beside it. INSTALLED is `pip list --format=freeze` of the GPU machine.
 #
 #   where call                                       in                                  out
 #   here  pack PHOTOS SQUEEZENET INSTALLED [STATE]                                       parts/*/
 #   GPU   unpack                (once per part)      a part and the SHA256SUMS beside it
-#   GPU   setup && measure 23                                                            plan: minutes, images/s
-#   GPU   autoencoder && collect autoencoder 0 TO                                        the autoencoder, if the rest fails
+#   GPU   setup; measure 23                                                              plan: minutes, images/s
+#   GPU   autoencoder; collect autoencoder 0 TO                                          the autoencoder, if the rest fails
 #   GPU   decoder
 #   GPU   unet                                                                           stops after nine minutes
-#   GPU   unet && collect model 0 TO                                                     shards 0 to 6 of the model
+#   GPU   unet; collect model 0 TO                                                       shards 0 to 6 of the model
 #   GPU   collect model 1 TO    (and 2, ...)                                             shards 7 to 13, ...
 #   here  join model FROM       (all files, put into one folder)                         model/
 #   here  evaluate
 #
 # TO is a folder that the call gives back. What `join autoencoder FROM` makes is a STATE of the next machine:
-# it goes on from there. Sizes for 13,336 and 11,059 photos: 91 MiB (144 px) and 62 MiB (128 px), two parts each; wheels
+# after `unpack`, it measures again and divides the minutes among what is left. Sizes for 13,336 and 11,059 photos: 91 MiB (144 px) and 62 MiB (128 px), two parts each; wheels
 # 173 MiB, four parts, if the machine has nothing but torch, transformers, accelerate and numpy; start 17 MiB, one part.
 # A `medium` model is about 100 MB in float16: two calls of `collect`.
 set -euo pipefail
@@ -139,7 +139,8 @@ setup() {
         mv "$site.partial" "$site"
     fi
     carried -m pip check || echo "If something fails, the packages above may be the reason."
-    carried -m animal_ldm doctor
+    carried -c 'import torch, animal_ldm.training.autoencoder, animal_ldm.training.text_to_image as _
+print("torch", torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else "without a GPU")'
 }
 
 train() { # COMMAND FOLDER ARGUMENTS...: begin it, or go on with it, for as long as a stage may take
@@ -149,16 +150,19 @@ train() { # COMMAND FOLDER ARGUMENTS...: begin it, or go on with it, for as long
         --validate_every 1000000000 ${COUNTRY:+--country "$COUNTRY"})
     if [ -d "$2/checkpoints" ]; then arguments+=(--resume); fi
     limited=(timeout --signal=KILL "$limit")
-    carried -m animal_ldm "${arguments[@]}"
+    if ! carried -m animal_ldm "${arguments[@]}"; then
+        echo "$2 is not finished. If its $limit seconds were over, the same call goes on with it."
+        return 1
+    fi
     limited=()
 }
 
-if command -v nvidia-smi >/dev/null; then
+if [ "${REHEARSAL:-}" = "" ]; then
     autoencoder_options=(--batch_size 32 --learning_rate 4e-4 --ema_half_life 10000)
     decoder_options=(--batch_size 32)
     unet_options=(--unet medium --dropout 0.15 --batch_size 256 --learning_rate 1e-3 --num_warmup_steps 500
         --ema_half_life 500000 --compile --eval_images 1024)
-else # the rehearsal
+else # any value: sizes for a CPU
     autoencoder_options=(--batch_size 2 --learning_rate 4e-4 --validation_images 4)
     decoder_options=(--batch_size 2 --validation_images 4)
     unet_options=(--unet tiny --dropout 0.15 --batch_size 8 --learning_rate 1e-3 --ema_half_life 100 --eval_images 11
@@ -230,7 +234,7 @@ join() { # NAME FROM
 
 evaluate() { # [ARGUMENTS...]
     local weights=$inputs/start/squeezenet.safetensors
-    animal-ldm evaluate "$work/back/model/model" --data "$work/photos11" --prompts classes -n 1106 --reconstructions \
+    animal-ldm evaluate "$work/back/model/model" --data "$work/photos11" --prompts classes -n "${SAMPLES:-1106}" --reconstructions \
         --extractor "squeezenet,$proxy" --extractor_weights "squeezenet=$weights" --squeezenet_weights "$weights" \
         --out "$work/evaluation" "$@"
 }
