@@ -4,11 +4,12 @@
 #
 # Expected of the GPU machine: Linux on x86_64, Python 3.12 with torch, no network, calls of at most ten minutes, a
 # checkout of this repository at the same path in every call, 64 MiB in and 64 MiB out per call. Everything lies below
-# $RELEASE_DIR, default outputs/gpu, which stays there between the calls. A stage takes nine minutes at most ($STAGE_SECONDS);
-# the same call goes on with a stage that was killed, and does nothing for one that is done.
+# $RELEASE_DIR, default outputs/gpu, which stays there between the calls. A stage takes nine minutes at most
+# ($STAGE_SECONDS); the same call goes on with a stage that was killed, and does nothing for one that is done.
 #
-# The calls, each `bash runs/release_gpu.sh CALL` from the root of a checkout. `git sparse-checkout set --no-cone '/*' '!/models' '!/examples'` after `pack`
-# leaves 8 MiB of the checkout, so that a part fits beside it. INSTALLED is `pip list --format=freeze` of the GPU machine.
+# The calls, each `bash runs/release_gpu.sh CALL` from the root of a checkout. After `pack`,
+# `git sparse-checkout set --no-cone '/*' '!/models' '!/examples'` leaves 8 MiB of the checkout, so that a part fits
+# beside it. INSTALLED is `pip list --format=freeze` of the GPU machine.
 #
 #   where call                                       in                                  out
 #   here  pack PHOTOS SQUEEZENET INSTALLED [STATE]                                       parts/*/
@@ -22,10 +23,12 @@
 #   here  join model FROM       (all files, put into one folder)                         model/
 #   here  evaluate
 #
-# TO is a folder that the call gives back. What `join autoencoder FROM` makes is a STATE of the next machine:
-# after `unpack`, it measures again and divides the minutes among what is left. Sizes for 13,336 and 11,059 photos: 91 MiB (144 px) and 62 MiB (128 px), two parts each; wheels
-# 173 MiB, four parts, if the machine has nothing but torch, transformers, accelerate and numpy; start 17 MiB, one part.
-# A `medium` model is about 100 MB in float16: two calls of `collect`.
+# TO is a folder that the call gives back. What `join autoencoder FROM` makes is a STATE of the next machine: after
+# `unpack`, it measures again and divides the minutes among what is left.
+#
+# Sizes: photos33 91 MiB and photos11 62 MiB (13,336 photos of 144 px, 11,059 of 128 px), two parts each; wheels 173 MiB,
+# four parts, if the machine has nothing but torch, transformers, accelerate and numpy; start 15 MiB, one part. A
+# `medium` model is about 100 MB in float16, two calls of `collect`, and larger than a model that is released may be.
 set -euo pipefail
 
 work=${RELEASE_DIR:-outputs/gpu} python=${PYTHON:-python3} limit=${STAGE_SECONDS:-530}
@@ -234,8 +237,8 @@ join() { # NAME FROM
 
 evaluate() { # [ARGUMENTS...]
     local weights=$inputs/start/squeezenet.safetensors
-    animal-ldm evaluate "$work/back/model/model" --data "$work/photos11" --prompts classes -n "${SAMPLES:-1106}" --reconstructions \
-        --extractor "squeezenet,$proxy" --extractor_weights "squeezenet=$weights" --squeezenet_weights "$weights" \
+    animal-ldm evaluate "$work/back/model/model" --data "$work/photos11" --prompts classes -n "${SAMPLES:-1106}" \
+        --reconstructions --extractor "squeezenet,$proxy" --extractor_weights "squeezenet=$weights" --squeezenet_weights "$weights" \
         --out "$work/evaluation" "$@"
 }
 
