@@ -248,6 +248,9 @@ def elsewhere() -> Iterator[Attack]:
                 f"{step} redirects ({status}) to another host", [Fault(method, path, redirects(status), OFTEN)]
             )
 
+    for status in (302, 307):
+        yield Attack(f"Xet redirects ({status}) to another host", [Fault("GET", "xet-", redirects(status), OFTEN)])
+
     def next_page(handler: Handler) -> None:
         also({"Link": f'<{handler.hub.cdn}{handler.path}>; rel="next"'})(handler)
 
@@ -375,7 +378,7 @@ def push(hub: Hub, dataset: Path) -> tuple[int | None, str]:
                 os.environ["HF_TOKEN"] = TOKEN
                 disable_progress_bars()
                 constants = huggingface_hub.constants
-                constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = hub.url, False, True
+                constants.ENDPOINT, constants.HF_HUB_OFFLINE = hub.url, False
                 publishing_hub.PAUSES = (0, 0)
                 LIMITS.silence, LIMITS.reply, LIMITS.push, LIMITS.rate = 4, 8, 25, 1e9
                 cli.main(["push", "--dataset", str(dataset), "--repo_id", REPO])
