@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx2
 from huggingface_hub import constants, get_session, set_client_factory
 
-# No hook reaches the requests of `hf_xet`, and it takes the token wherever a redirect of the Hub leads (seen with 1.8).
+# No hook reaches the requests of `hf_xet`, which takes the token wherever a redirect of the Hub leads (seen with 1.8).
 # Large files travel by plain HTTP instead, unless the user has decided.
 if "HF_HUB_DISABLE_XET" not in os.environ:
     constants.HF_HUB_DISABLE_XET = True

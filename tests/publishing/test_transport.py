@@ -40,7 +40,6 @@ from .attacks import (
     says,
     shown,
     silent,
-    summary,
 )
 from .hub_server import TOKEN, Fault, Handler
 from .test_hub import MODEL, PAUSES, REPO, assert_published, failure
@@ -100,7 +99,7 @@ def test_downloads_do_not_take_the_token_elsewhere_either(hub, online, monkeypat
 
 @pytest.mark.parametrize("status", [302, 307])
 def test_xet_takes_the_token_nowhere(hub, api, folder, tmp_path, status):
-    """With Xet, `hf_xet` follows these redirects and this link, and its second request carries the token."""
+    """With Xet, `hf_xet` follows the redirects, and its second request there carries the token."""
     hub.faults = [Fault("GET", "/xet-", redirects(status), times=10**6)]
     publish(folder, MODEL, api, pauses=PAUSES)
     assert_published(hub, folder)
@@ -276,7 +275,6 @@ def test_the_attacks_are_many():
 @pytest.mark.slow
 def test_attacks(tmp_path):
     results = [*run([Attack("none", []), *all_attacks()], tmp_path)]
-    print(summary(results))
     bad = [shown(result) for result in results if result.outcome not in ("right", "clean")]
     assert not bad, "\n".join(bad)
     assert results[0].outcome == "right"
