@@ -34,7 +34,11 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
+    exit_on_bad_input(lambda: dispatch(given))
+
+
+def dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
     elif argv[0] == "--version":
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"animal-ldm: unknown command {argv[0]!r}.\n\n{usage()}")
     else:
         module, _ = COMMANDS[argv[0]]
-        exit_on_bad_input(lambda: importlib.import_module(f"animal_ldm.commands.{module}").main(argv[1:]))
+        importlib.import_module(f"animal_ldm.commands.{module}").main(argv[1:])
 
 
 def exit_on_bad_input(main: Callable[[], None]) -> None:
