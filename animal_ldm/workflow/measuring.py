@@ -138,6 +138,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.photos = images_of_dataset(self.job.data)
         self.sampling = Sampling(**self.pipeline.sampling_defaults)
+        self.pipeline.set_progress_bar_config(disable=True)
 
     @property
     def samples_folder(self) -> Path:
