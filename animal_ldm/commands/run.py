@@ -1,5 +1,6 @@
 """`animal-ldm run`: photos -> a measured model with its card, in the minutes there are."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -95,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     log = logging.FileHandler(out / LOG, encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.handleError = lambda record: None  # on a full disk, the stage that stops says so
     logging.getLogger("animal_ldm").addHandler(log)
     try:
         if planned.settings.push:  # a missing token is better known now than at the end
@@ -108,7 +110,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error}\n{where_it_stands(out)}", file=sys.stderr)
         sys.exit(error.exit_code)
     finally:
-        log.close()
+        with contextlib.suppress(OSError):
+            log.close()
         logging.getLogger("animal_ldm").removeHandler(log)
     print(f"\n{results_text(out, state)}\n")
     for line in verdict(planned.settings, state, out):

@@ -156,7 +156,11 @@ class Clock:
         self._stop.set()
         self._thread.join()
         self.bar.close()
-        self.write()
+        try:
+            self.write()
+        except OSError:
+            if error is None:  # else a full disk stopped the run, with its own message
+                raise
 
 
 def newest_grid(folder: Path) -> Path | None:

@@ -53,6 +53,18 @@ def test_a_run_goes_on_beyond_its_time(tmp_path):
         clock.bar.refresh()
 
 
+def test_the_clock_does_not_hide_why_a_run_stopped(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with (
+        pytest.raises(InputError, match="the disk is full"),
+        Clock(RunState(), folder, minutes=1, already=0.0) as clock,
+    ):
+        clock.folder = tmp_path / "out" / "state.json"  # cannot be written: its folder is a file
+        clock.folder.write_text("{}")
+        raise InputError("the disk is full")
+
+
 def begun(folder: Path, **changes) -> tuple[Plan, RunState]:
     """A plan for a run whose stages are all finished; `changes` are of its settings since."""
     state = RunState(fingerprint="now", stages={stage.name: StageState(done=True) for stage in STAGES})
