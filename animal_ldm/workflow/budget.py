@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 # The card: the model is tried in a fresh process, which imports what this one has imported and loads the model in
-# three ways. In all this takes about so many times what the imports took here, beside the images.
-CARD_IMPORTS = 2.5
+# three ways. With the rest this takes about so many times what the imports took here, beside the images.
+CARD_IMPORTS = 1.5
 CARD_IMAGES = 3 + 4  # by the fresh process, and of captions that say more than the class; and one of each class
 
 # Of the time for the evaluation: what the photos may take, and the validation photos of that, which are reconstructed.
@@ -29,7 +29,7 @@ def card_reserve(imports: float, image_seconds: float, classes: int) -> float:
     """Seconds that the card needs.
 
     Args:
-        imports: seconds from the start of this process to its first stage.
+        imports: seconds that this process would take now to its first stage.
         image_seconds: for one image of a model such as this.
     """
     return CARD_IMPORTS * imports + image_seconds * (classes + CARD_IMAGES)

@@ -15,7 +15,7 @@ from ..locks import locked
 from .budget import allotment, card_reserve
 from .clock import Clock, RunState, StageState
 from .job import LEAST_SECONDS, Job
-from .machine import look_at_machine
+from .machine import look_at_machine, slowness
 from .measuring import too_few_photos
 from .presets import Choice, Wishes, choose, settings_of, table
 from .report import write_report
@@ -87,21 +87,23 @@ def execute(plan: Plan, out: Path, changed: Literal["stop", "redo", "keep"]) -> 
     Args:
         changed: what to do where the photos, or the settings of a finished stage, are not those of the earlier starts.
     """
-    already = time.time() - psutil.Process().create_time()
+    process = psutil.Process()
+    already, used = time.time() - process.create_time(), process.cpu_times()
     state = plan.state or RunState(fingerprint=plan.photos.fingerprint)
     with locked(out / LOCK, f"OUT {out}"):
         check_changes(plan, state, out, changed)
         plan.settings.write(out)
         state.starts += 1
-        work_on_all(plan, state, out, already)
+        work_on_all(plan, state, out, already, used.user + used.system)
     return state
 
 
-def work_on_all(plan: Plan, state: RunState, out: Path, already: float) -> None:
+def work_on_all(plan: Plan, state: RunState, out: Path, already: float, imports: float) -> None:
     """Do the stages that are not done.
 
     Args:
         already: seconds that this process has run before.
+        imports: seconds of processor time that it has used.
     """
 
     def renew() -> None:
@@ -112,7 +114,7 @@ def work_on_all(plan: Plan, state: RunState, out: Path, already: float) -> None:
             mine = state.stages.get(stage.name)
             stale = stage.cheap and mine is not None and mine.settings != settings_for(stage, plan.settings)
             if mine is None or not mine.done or stale:
-                work(stage, STAGES[index + 1 :], plan, clock, already)
+                work(stage, STAGES[index + 1 :], plan, clock, imports)
             renew()
 
 
@@ -125,7 +127,7 @@ def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, impor
     shares = [of_all.get(part.name, 0.0) for part in (stage, *later)]
     found = state.stages["prepare"].facts
     # a run that an earlier version began has not measured these
-    reserve = card_reserve(imports, found.get("image_seconds", 0.0), found.get("card_classes", 0))
+    reserve = card_reserve(imports * slowness(), found.get("image_seconds", 0.0), found.get("card_classes", 0))
     seconds = allotment(clock.left, mine.seconds, shares, reserve) if shares[0] else clock.left
     number = [part.name for part in STAGES].index(stage.name) + 1
     if shares[0]:

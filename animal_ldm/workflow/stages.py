@@ -25,6 +25,7 @@ from ..training.autoencoder import train as train_autoencoder
 from ..training.text_to_image import train as train_text_to_image
 from .job import Job, seconds_of
 from .measuring import measure_the_model, tune_the_guidance
+from .presets import INCLUDED_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def time_the_card(job: Job) -> dict[str, Any]:
     known = pipeline.classes if job.settings.start_from else []
     with quiet(pipeline):
         seconds = seconds_of(lambda: [*sample_images(pipeline, [""], [0], sampling)])
+    seconds *= (job.settings.image_size / INCLUDED_SIZE) ** 2
     return {"image_seconds": seconds, "card_classes": len({*job.facts["classes"], *(known or [])})}
 
 

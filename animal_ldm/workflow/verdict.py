@@ -1,6 +1,7 @@
 """What is weak in a finished run, and what would help most: sentences that follow from its curves and results."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def of_results(results: Results) -> Iterator[str]:
         )
     if autoencoder and autoencoder.probe_accuracy is not None and autoencoder.probe_accuracy_photos is not None:
         probe, photos = autoencoder.probe_accuracy, autoencoder.probe_accuracy_photos
-        if probe < photos - LOST:
+        error = math.sqrt((probe * (1 - probe) + photos * (1 - photos)) / autoencoder.n)
+        if probe < photos - max(LOST, 2 * error):
             yield (
                 f"A probe recognises the class of {probe:.0%} of the autoencoder's reconstructions, of {photos:.0%} of"
                 " the photos: the autoencoder loses what tells the classes apart. Tune it, or take larger images."
