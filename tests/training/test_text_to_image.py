@@ -286,6 +286,23 @@ def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(argum
     assert_same_weights(tmp_path / "whole", timed.output_dir, "unet")
 
 
+@pytest.mark.slow
+def test_a_run_that_adjusts_its_length_takes_the_minutes_of_the_start_that_resumes_it(arguments):
+    timed = dataclasses.replace(
+        arguments, max_minutes=0.2, lr_schedule="cosine", adjust_length=True, checkpoints_total_limit=10_000,
+    )  # fmt: skip
+    train(timed)
+    report = Path(timed.output_dir, "training_report.json")
+    before = json.loads(report.read_text())
+    start = time.perf_counter()
+    train(dataclasses.replace(timed, resume=True, max_minutes=0.2))
+    after = json.loads(report.read_text())
+    assert time.perf_counter() - start < 40  # of 12 seconds, on a busy machine
+    assert after["images_seen"] == 8 * after["length"]["steps"] > before["images_seen"]
+    newest = sorted(Path(timed.output_dir, "checkpoints").iterdir())[-1]
+    assert torch.load(newest)["states"]["lr_scheduler"]["_last_lr"][0] < 1e-9  # the cosine was stretched
+
+
 def test_snapshots_survive_a_resume_and_give_a_pipeline(arguments, tmp_path):
     kept = dataclasses.replace(arguments, ema_snapshots_every=8)
     whole = dataclasses.replace(kept, output_dir=str(tmp_path / "whole"))
