@@ -302,7 +302,7 @@ def metadata_line(photo: Photo, record: PhotoRecord, seed: int) -> MetadataLine:
     else:
         texts, sources = ("",), (NO_CAPTION,)
     file_name = f"{folder_name(photo.label)}/{record.digest}.png"
-    return MetadataLine(file_name, texts[0], photo.label, texts, sources, record.attributes)
+    return MetadataLine(file_name, texts[0], photo.label, texts, sources, record.attributes, record.sha256)
 
 
 def folder_name(label: str) -> str:

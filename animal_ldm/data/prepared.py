@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class PreparedSplit:
         labels: class names; "" for photos without a class.
         attributes: measured words of each photo; None for photos prepared without `--describe`.
         sources: where each of `captions` comes from, as `MetadataLine.caption_sources`.
+        digests: SHA-256 of each photo's file when it was prepared; "" in folders of earlier versions.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class PreparedSplit:
     labels: tuple[str, ...]
     attributes: tuple[Attributes | None, ...] = ()
     sources: tuple[tuple[str, ...], ...] = ()
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -84,17 +87,49 @@ class PreparedSplit:
         return sorted(counts, key=lambda name: (-counts[name], name)) or [""]
 
     def image(self, index: int) -> np.ndarray:
-        """Photo `index` as uint8 RGB, (H, W, 3)."""
-        with Image.open(self.folder / self.files[index]) as image:
+        """Photo `index` as uint8 RGB, (H, W, 3).
+
+        Raises:
+            InputError: it is not the photo that was prepared.
+        """
+        with Image.open(BytesIO(self.photo_bytes(index))) as image:
             return np.asarray(image.convert("RGB"))
+
+    def photo_bytes(self, index: int) -> bytes:
+        """The file of photo `index`.
+
+        Raises:
+            InputError: it is not the file that was prepared.
+        """
+        data = (self.folder / self.files[index]).read_bytes()
+        known = self.digests[index] if self.digests else ""
+        if known and hashlib.sha256(data).hexdigest() != known:
+            raise InputError(
+                f"{self.folder / self.files[index]} has changed since the dataset was prepared: its SHA-256 is not that"
+                " in the metadata. Prepare the dataset again; if the change is yours, remove the photo's sha256 there."
+            )
+        return data
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all photos, in order, without their captions. Reads every photo, once."""
+        """SHA-256 over names and bytes of all photos, in order, without their captions.
+
+        It is made of `digests`; only photos that have none are read. `verify` reads them all.
+        """
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(file.encode() + b"\0" + hashlib.sha256((self.folder / file).read_bytes()).digest())
+        for index, (file, known) in enumerate(zip(self.files, self.digests or ("",) * len(self), strict=True)):
+            part = bytes.fromhex(known) if known else hashlib.sha256(self.photo_bytes(index)).digest()
+            digest.update(file.encode() + b"\0" + part)
         return digest.hexdigest()
+
+    def verify(self) -> None:
+        """Read every photo and compare it with its digest.
+
+        Raises:
+            InputError: one is not the file that was prepared.
+        """
+        for index in range(len(self)):
+            self.photo_bytes(index)
 
 
 def load_split(prepared: str | Path, split: str) -> PreparedSplit:
@@ -121,6 +156,7 @@ def load_split(prepared: str | Path, split: str) -> PreparedSplit:
         tuple(line.label for line in lines),
         tuple(line.attributes for line in lines),
         tuple(map(caption_sources, lines)),
+        tuple(line.sha256 for line in lines),
     )
 
 

@@ -4,6 +4,7 @@ Photos are processed in chunks. A chunk's records are written, whole or not at a
 chunk with records is done, and a restart processes only the others.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -136,7 +137,8 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRe
     encoded = BytesIO()
     scaled = scale_square(image, crop, processing.image_size)
     scaled.save(encoded, "PNG")
-    write_bytes(square, encoded.getvalue())
+    png = encoded.getvalue()
+    write_bytes(square, png)
     return PhotoRecord(
         digest=pixel_digest(image),
         thumbnail=thumbnail(image).hex(),
@@ -149,6 +151,7 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRe
         attributes=measure(np.asarray(scaled), in_square(boxes, crop, processing.image_size))
         if processing.describe
         else None,
+        sha256=hashlib.sha256(png).hexdigest(),
     )
 
 

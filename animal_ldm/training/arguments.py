@@ -26,6 +26,9 @@ class DataOptions:
     data: Content[str]
     # Folder for the result with its report, for sample images, logs and checkpoints.
     output_dir: Irrelevant[str]
+    # Read every photo first and compare it with the digest that `prepare` wrote. Otherwise a photo is compared when it
+    # is read to be encoded, and one that was exchanged afterwards is neither used nor noticed.
+    verify_photos: Irrelevant[bool] = False
     # Side of the images the model is trained on, in pixels.
     image_size: Identity[int] = 128
     # Folder that keeps computed arrays (pixels, latents, embeddings) between runs. Default: $ANIMAL_LDM_CACHE, else

@@ -86,6 +86,9 @@ def train(arguments: TrainingArguments) -> Path | None:
     accelerator = start_accelerator(arguments)
     device = accelerator.device
     train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
+    if arguments.verify_photos and accelerator.is_main_process:
+        train_split.verify()
+        validation_split.verify()
     captions = grid_captions(validation_split, arguments)
 
     # everything that may have to be downloaded comes first
