@@ -37,7 +37,7 @@ class Columns:
     text: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One photo of a source, not opened yet.
 
@@ -68,7 +68,7 @@ class FileProblem:
     why: str
 
 
-@dataclass
+@dataclass(slots=True)
 class PhotoRecord:
     """What processing found out about one photo.
 
@@ -106,7 +106,7 @@ class PhotoRecord:
         return record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MetadataLine:
     """A line of `metadata.jsonl`: one square.
 

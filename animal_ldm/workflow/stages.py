@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..data.prepare import SPLITS, prepare
-from ..data.prepared import load_split
+from ..data.prepared import has_split, load_split
 from ..data.settings import PreparationSettings
 from ..errors import InputError, MachineError
 from ..evaluation import tuning_report
@@ -152,6 +152,7 @@ def prepare_photos(job: Job) -> None:
         ),
         os.cpu_count() or 1,
     )
+    assert report is not None  # only of a part
     job.facts |= {
         "train": report.train,
         "validation": report.validation,
@@ -331,7 +332,7 @@ def no_time(job: Job) -> str:
 def photo_counts(data: Path) -> tuple[int, ...]:
     """Training and validation photos."""
     return tuple(
-        len(load_split(data, split)) if (data / split / "metadata.jsonl").is_file() else 0 for split in SPLITS
+        len(load_split(data, split)) if has_split(data, split) else 0 for split in SPLITS
     )
 
 

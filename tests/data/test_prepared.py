@@ -169,7 +169,9 @@ def test_the_digest_of_a_dataset_is_written_by_prepare_and_photos_are_compared_w
     out = tmp_path / "out"
     prepare(tmp_path / "pets", out)
     split, metadata = load_split(out, "train"), out / "train" / "metadata.jsonl"
-    assert split.digests == tuple(hashlib.sha256((split.folder / file).read_bytes()).hexdigest() for file in split.files)
+    assert split.digests == tuple(
+        hashlib.sha256((split.folder / file).read_bytes()).hexdigest() for file in split.files
+    )
     split.verify()
 
     # what an earlier version would have written
