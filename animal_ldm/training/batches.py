@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..data.prepared import PreparedSplit
+from .cache import OnTheFly
 from .latents import sample_latents
 from .stream import ImageStream, step_generator
 from .text import Captions
@@ -61,10 +62,10 @@ class EncodedPhotos:
     def __init__(
         self,
         split: PreparedSplit,
-        moments: np.ndarray,
+        moments: np.ndarray | OnTheFly,
         captions: Captions,
         process: DiffusionProcess,
-        features: np.ndarray | None = None,
+        features: np.ndarray | OnTheFly | None = None,
     ):
         self.moments, self.captions, self.process, self.features = moments, captions, process, features
         # numbers[i, j]: caption j of photo i, of which there are counts[i]
@@ -81,7 +82,7 @@ class EncodedPhotos:
         noise = torch.randn(shape, generator=generator)
         timesteps = torch.randint(self.process.num_timesteps, (count,), generator=generator)
         dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
-        latents = sample_latents(self.moments[chosen], flips, posterior_noise, self.process.scaling_factor)
+        latents = sample_latents(self.moments[chosen, flips], posterior_noise, self.process.scaling_factor)
         numbers = self.numbers[chosen, self._views(chosen, generator)]
         captions = self.captions.table[np.where(dropped, 0, numbers)]
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])

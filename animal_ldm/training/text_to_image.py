@@ -288,12 +288,13 @@ def encode_photos(
     captions = Captions(cache, texts, networks.tokenizer, networks.text_encoder, frozen=not networks.text_is_trained)
     process = DiffusionProcess(vae.config.scaling_factor, arguments.num_ddpm_steps)
     moments, validation_moments = (
-        latent_moments(cache, split, vae, arguments.image_size) for split in (train_split, validation_split)
+        latent_moments(cache, split, vae, arguments.image_size, arguments.latents)
+        for split in (train_split, validation_split)
     )
     features = None
     if perceptual is not None:
         side = moments.shape[-1] // 2 ** (len(unet.config.block_out_channels) - 1)  # of the UNet's middle
-        features = classifier_features(cache, train_split, perceptual, side)
+        features = classifier_features(cache, train_split, perceptual, side, arguments.latents)
     return (
         EncodedPhotos(train_split, moments, captions, process, features),
         EncodedPhotos(validation_split, validation_moments, captions, process),
