@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from . import __version__
 from .errors import InputError
-from .locks import full_disk
+from .locks import full_disk, lost_process
 
 # command -> (module, what it does). A module is imported when its command is called.
 COMMANDS = {
@@ -34,7 +34,11 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
+    exit_on_bad_input(lambda: dispatch(given))
+
+
+def dispatch(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
     elif argv[0] == "--version":
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"animal-ldm: unknown command {argv[0]!r}.\n\n{usage()}")
     else:
         module, _ = COMMANDS[argv[0]]
-        exit_on_bad_input(lambda: importlib.import_module(f"animal_ldm.commands.{module}").main(argv[1:]))
+        importlib.import_module(f"animal_ldm.commands.{module}").main(argv[1:])
 
 
 def exit_on_bad_input(main: Callable[[], None]) -> None:
@@ -59,8 +63,8 @@ def exit_on_bad_input(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if message := full_disk(error):
+    except (OSError, RuntimeError) as error:
+        if message := full_disk(error) if isinstance(error, OSError) else lost_process(error):
             print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
         raise

@@ -3,11 +3,17 @@
 Importing this module is enough. `publishing.transport` builds on it for pushes.
 """
 
+import os
 import re
 from dataclasses import dataclass
 
 import httpx2
 from huggingface_hub import constants, get_session, set_client_factory
+
+# No hook reaches the requests of `hf_xet`, which takes the token wherever a redirect of the Hub leads (seen with 1.8).
+# Large files travel by plain HTTP instead, unless the user has decided.
+if "HF_HUB_DISABLE_XET" not in os.environ:
+    constants.HF_HUB_DISABLE_XET = True
 
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, and disks that are full: what a run checks before it writes."""
+"""One process at a time in a folder, disks that are full, and processes that are lost."""
 
 import errno
 import json
@@ -16,6 +16,7 @@ from typing import TextIO
 import psutil
 
 from .errors import InputError, MachineError
+from .files import first_line
 
 try:
     import fcntl
@@ -25,6 +26,10 @@ except ImportError:  # Windows has no such locks: what is written in the file de
 logger = getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# In the errors of gloo and NCCL when another process of the run is gone.
+LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "store->")
+
+AGAIN = "run the same command again, a training with --resume"
 
 
 @contextmanager
@@ -103,7 +108,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     if needed > free:
         raise MachineError(
             f"{what} needs {_size(needed)}, but the disk of {folder} has {_size(free)} left:"
-            f" {_size(needed - free)} are missing. Make room and run the same command again, a training with --resume."
+            f" {_size(needed - free)} are missing. Make room and {AGAIN}."
         )
 
 
@@ -112,10 +117,15 @@ def full_disk(error: OSError) -> str | None:
     if error.errno not in FULL:
         return None
     place = f" {error.filename} could not be written." if error.filename else ""
-    return (
-        f"The disk is full ({error.strerror}).{place} What was complete is kept: make room and run the same command"
-        " again, a training with --resume."
-    )
+    return f"The disk is full ({error.strerror}).{place} What was complete is kept: make room and {AGAIN}."
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """The message for an error of a run whose processes have lost one of them; None for any other."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # accelerate and torchrun set it
+    if not several or not any(words in str(error) for words in LOST):
+        return None
+    return f"Another process of this run was lost ({first_line(error)[:200]}). What was complete is kept: {AGAIN}."
 
 
 def _size(count: int) -> str:

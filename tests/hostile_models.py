@@ -1,6 +1,6 @@
 """Pipeline folders that mean harm or are broken, made from a good one.
 
-`python -m tests.hostile_models` loads each in a process of its own and prints how that ends.
+`python -m tests.faults models` loads each in a process of its own and prints how that ends.
 """
 
 import json
@@ -10,9 +10,7 @@ import os
 import pickle
 import shutil
 import struct
-import tempfile
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -344,20 +342,11 @@ def _load(folder: Path, answers: Any) -> None:
         answers.put("accepted")
 
 
-def main() -> None:
-    """Print how each harm ends, and how many ended so."""
+def outcomes(scratch: Path) -> Iterator[tuple[str, str]]:
+    """The name of each harm, and how it ends."""
     logging.disable()
     torch.set_num_threads(1)
-    outcomes = Counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        good = Path(scratch, "good")
-        AnimalLDMPipeline(**tiny_components(), classes=["zebra"]).save_pretrained(good)
-        for number, name in enumerate(HOSTILE):
-            outcome = try_folder(good, Path(scratch, str(number)), name)
-            outcomes[outcome] += 1
-            print(f"{outcome:<24} {name}", flush=True)
-    print(*(f"{count:4} {outcome}" for outcome, count in outcomes.most_common()), sep="\n")
-
-
-if __name__ == "__main__":
-    main()
+    good = scratch / "good"
+    AnimalLDMPipeline(**tiny_components(), classes=["zebra"]).save_pretrained(good)
+    for number, name in enumerate(HOSTILE):
+        yield name, try_folder(good, scratch / str(number), name)

@@ -1,9 +1,16 @@
-"""What every HTML report must be: one file that loads nothing, with texts that are only texts."""
+"""What every page must be: texts are only texts; a report is one file that loads nothing."""
 
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+# What a name or a text may try in a page.
+EVIL = (
+    '"><script>window.pwned=1;alert(1)</script><img src=http://198.51.100.1/x.png onerror="window.pwned=1;alert(1)">'
+    "<svg onload=alert(1)> [a](javascript:alert(1)) ![b](http://198.51.100.1/y.png) {{ 11111 * 11111 }} ../../x"
+)
 
 VOID = {"meta", "link", "img", "input", "br", "path", "circle", "rect"}
 
@@ -61,3 +68,24 @@ class Page(HTMLParser):
         levels = [int(tag[1]) for tag, _ in self.elements if re.fullmatch("h[1-6]", tag)]
         assert levels[0] == 1 and levels.count(1) == 1
         assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+class Visit:
+    """A page in a browser that notes what texts must not achieve."""
+
+    def __init__(self, browser: Any, url: str):
+        self.own = url
+        self.dialogs: list[str] = []
+        self.requests: list[str] = []
+        self.page = browser.new_page()
+        self.page.set_default_timeout(120_000)
+        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(url)
+
+    def check(self) -> None:
+        """That no script of a text has run and nothing was asked of another host."""
+        self.page.wait_for_timeout(300)
+        assert not self.dialogs
+        assert self.page.evaluate("window.pwned") is None
+        assert [url for url in self.requests if not url.startswith((self.own, "data:", "blob:"))] == []

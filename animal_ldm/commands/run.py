@@ -1,5 +1,6 @@
 """`animal-ldm run`: photos -> a measured model with its card, in the minutes there are."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -25,7 +26,8 @@ class RunArguments:
 
     # Photos to learn from, in any form that `animal-ldm prepare` takes. Nothing in it is changed.
     photos: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PHOTOS")]]
-    # Folder to write: data/, autoencoder/, model/, evaluation/, published/, run.yaml, report.md, run.log.
+    # Folder to write: data/, autoencoder/, model/, evaluation/, published/, run.yaml, report.html, report.md,
+    # run.log.
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     # Minutes in all, while the command runs. Needed at the first start; later it changes the budget.
     minutes: float | None = None
@@ -41,13 +43,16 @@ class RunArguments:
     country: str | None = None
     # Side of the images in pixels. Default: from the size of the photos.
     image_size: int | None = None
+    # The autoencoder: the included one as it is, the included one with its decoder tuned on the photos, or a new one.
+    # Default: tuned where its share of the minutes suffices and SqueezeNet's weights are here, else kept.
+    autoencoder_training: Literal["keep", "tune", "new"] | None = None
     # What to do where the photos or the settings of a finished stage have changed since it ran: say so and stop; redo
     # that stage and those after it; or keep what is there.
     changed: Literal["stop", "redo", "keep"] = "stop"
 
     def given(self) -> dict[str, object]:
         """Settings of `run.yaml` that the command line gives; None where it does not."""
-        names = ("minutes", "push", "country", "image_size", "squeezenet_weights")
+        names = ("minutes", "push", "country", "image_size", "squeezenet_weights", "autoencoder_training")
         return {name: getattr(self, name) for name in names}
 
 
@@ -72,13 +77,16 @@ def main(argv: list[str] | None = None) -> None:
     from ..publishing.request import Target
     from ..publishing.transport import connect
     from ..workflow.presets import Wishes
-    from ..workflow.report import REPORT, next_steps, results_text, where_it_stands
+    from ..workflow.report import PAGE, next_steps, results_text, where_it_stands
     from ..workflow.run import LOG, execute, plan
     from ..workflow.verdict import verdict
 
     out = arguments.out
     wishes = Wishes(
-        hub=arguments.hub, squeezenet_weights=arguments.squeezenet_weights, image_size=arguments.image_size
+        hub=arguments.hub,
+        squeezenet_weights=arguments.squeezenet_weights,
+        image_size=arguments.image_size,
+        autoencoder_training=arguments.autoencoder_training,
     )
     planned = plan(arguments.photos, out, wishes, **arguments.given())
     print(planned.table())
@@ -88,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     log = logging.FileHandler(out / LOG, encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.handleError = lambda record: None  # on a full disk, the stage that stops says so
     logging.getLogger("animal_ldm").addHandler(log)
     try:
         if planned.settings.push:  # a missing token is better known now than at the end
@@ -101,10 +110,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error}\n{where_it_stands(out)}", file=sys.stderr)
         sys.exit(error.exit_code)
     finally:
-        log.close()
+        with contextlib.suppress(OSError):
+            log.close()
         logging.getLogger("animal_ldm").removeHandler(log)
     print(f"\n{results_text(out, state)}\n")
     for line in verdict(planned.settings, state, out):
         print(f"- {line}")
-    print(f"\n{state.seconds / 60:.1f} of {planned.settings.minutes:g} minutes. Report: {out / REPORT}\n")
+    print(f"\n{state.seconds / 60:.1f} of {planned.settings.minutes:g} minutes. Report: {out / PAGE}\n")
     print(next_steps(planned.settings, out))

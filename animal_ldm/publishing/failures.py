@@ -16,6 +16,7 @@ NO_TOKEN, NO_RIGHT, WRONG_NAME, OTHER_TYPE, NO_NETWORK, CONFLICT, REFUSED, BAD_R
 # without checking them, for one that is not as the Hub's are. All of it may go away.
 TRANSIENT = (HTTPError, ConnectionError, TimeoutError, LocalTokenNotFoundError, RuntimeError)
 TRANSIENT += (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, httpx2.InvalidURL)
+TRANSIENT += (UnboundLocalError,)  # for an upload's reply about an object that was not asked for
 
 
 class HubError(Exception):

@@ -4,8 +4,8 @@
 - Nothing that a server says reaches the terminal, a log or a file with the token, or with control characters in it.
 - A reply has a largest size and every request a longest time, however slowly a server sends or reads.
 
-`huggingface_hub` makes all its requests with the client that `connect` installs. The only exception is Xet: it uploads
-with a client of its own, which no hook reaches, so a push as a whole has a longest time too.
+`huggingface_hub` makes all its requests with the client that `connect` installs. The only exception is Xet, which
+`credentials` turns off; for those who turn it on, a push as a whole has a longest time too.
 """
 
 import contextvars

@@ -51,6 +51,8 @@ class OptimisationOptions:
     # Length of the run in minutes instead of --num_epochs. The first steps are timed, and the number of steps and the
     # learning rates follow from that; both stay as they are with --resume.
     max_minutes: Irrelevant[float | None] = None
+    # Correct the steps at every validation and with --resume, so that this start ends after --max_minutes.
+    adjust_length: Irrelevant[bool] = False
     # Photos per optimizer step, summed over all processes and accumulation steps.
     batch_size: Identity[int] = 128
     # Backward passes per optimizer step in each process.
@@ -119,9 +121,7 @@ class RunArguments(MachineOptions, LoggingOptions, OptimisationOptions, Objectiv
         if self.max_minutes is not None:
             check_positive(self, "max_minutes")
         if self.country is not None and not (len(self.country) == 3 and self.country.isalpha()):
-            raise InputError(
-                f"--country must be an ISO code with three letters, such as FRA or USA, but is {self.country}."
-            )
+            raise InputError(f"--country must be an ISO code with three letters, such as FRA, but is {self.country}.")
 
 
 # --- animal-ldm train ------------------------------------------------------------------------------------------------

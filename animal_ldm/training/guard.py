@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from ..errors import InputError, MachineError
-from ..files import first_line
-from ..locks import full_disk, locked
+from ..locks import AGAIN, full_disk, locked, lost_process
 from .arguments import RunArguments
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
-
-# In the errors of gloo and NCCL when another process of the run is gone.
-LOST = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "NCCL", "store->")
-
-AGAIN = "Start the run again with --resume: it continues from the newest checkpoint."
 
 
 def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], Path | None]:
@@ -45,9 +39,8 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
                     raise MachineError(message) from error
                 raise
             except RuntimeError as error:
-                if several and any(words in str(error) for words in LOST):
-                    reason = first_line(error)[:200]
-                    raise MachineError(f"Another process of this run was lost. {AGAIN} ({reason})") from error
+                if message := lost_process(error):
+                    raise MachineError(message) from error
                 raise
 
     return run
@@ -59,7 +52,8 @@ def stopped_by_launcher() -> Iterator[None]:
 
     def stop(number: int, frame: object) -> NoReturn:
         raise MachineError(
-            "The launcher stopped this process, as it does when another process of the run was lost. " + AGAIN
+            "The launcher stopped this process, as it does when another process of the run was lost. What was complete"
+            f" is kept: {AGAIN}."
         )
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -1,7 +1,7 @@
 """The length of a run with --max_minutes, from the speed of its first steps on this machine."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Steps of each kind that are timed: for this share of the minutes, and no fewer than these. Those before them compile
 # and allocate, and take longer than the rest.
@@ -25,6 +25,23 @@ class Length:
     breaks: int
     step_seconds: float
     break_seconds: float
+
+    @property
+    def seconds_per_step(self) -> float:
+        """With its share of the breaks."""
+        return self.step_seconds + self.breaks * self.break_seconds / self.steps
+
+
+def adjusted(length: Length, steps: int, seconds: float, seconds_per_step: float) -> Length:
+    """The length with which a run ends in time.
+
+    Args:
+        steps: done so far.
+        seconds: left; the result has to be saved in them, which takes about as long as a break.
+        seconds_per_step: breaks included, as measured last.
+    """
+    more = max(1, round((seconds - length.break_seconds) / seconds_per_step))
+    return replace(length, steps=steps + more)
 
 
 class Pace:

@@ -25,7 +25,7 @@ from .arguments import RunArguments
 from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
 from .kinds import Kind, arguments_of
-from .pace import Length, Pace
+from .pace import Length, Pace, adjusted
 from .page import write_page
 from .stream import micro_batches
 
@@ -145,6 +145,7 @@ class Run:
         self.photos, self.late_from = photos, late_from
         self.length: Length | None = None  # of a run with --max_minutes, once it is known
         self.pace: Pace | None = None  # measures it
+        self.adjusts = arguments.max_minutes is not None and arguments.adjust_length
         if arguments.max_minutes is None:
             self.total_steps = max(1, -(-round(arguments.num_epochs * photos) // self.batch_size))
         else:
@@ -230,16 +231,38 @@ class Run:
                     self.total_images / self.photos,
                 )
 
+    def _adjust(self, length: Length, since: tuple[int, float] | None = None) -> None:
+        """Correct the length, so that the run ends in time. All processes call it.
+
+        Args:
+            since: steps done, and `time.perf_counter()` then, from where on the speed is that of now.
+        """
+        steps, now = self.images_seen // self.batch_size, time.perf_counter()
+        left = 60 * (self.arguments.max_minutes or 0.0) - (now - self.meter.start_counter)
+        speed = length.seconds_per_step
+        if since and steps > since[0]:
+            speed = (now - since[1]) / (steps - since[0])
+        left, speed = broadcast_object_list([left, speed])  # the main process decides for all
+        self._fix(adjusted(length, steps, left, speed))
+
     def steps(self) -> Iterator[int]:
         """Yield `images_seen` at the start of each step; the caller trains on a batch, then calls `advance()`."""
         self.bar = tqdm(
             total=None if self.pace else self.total_images, initial=self.images_seen, unit="img", smoothing=0.05,
             dynamic_ncols=True, disable=not self.accelerator.is_main_process,
         )  # fmt: skip
+        if self.adjusts and self.length is not None:
+            self._adjust(self.length)
+        begun: tuple[int, float] | None = None  # the first step that counts for the speed, and when it began
         with self.bar, logging_redirect_tqdm():
             while self.images_seen < self.total_images:
                 start = time.perf_counter()
+                if begun is None and self.length is not None:
+                    begun = (self.images_seen // self.batch_size, start)
                 yield self.images_seen
+                if self.adjusts and self.length and not self.done and self.due(self.arguments.validate_every):
+                    self._adjust(self.length, begun)
+                    begun = None
                 if self.pace is not None:
                     if self.accelerator.device.type != "cpu":
                         torch.accelerator.synchronize()

@@ -1,8 +1,10 @@
 """The budget of a run and what is done of it: `state.json`, kept up to date by a thread, and a bar over all stages."""
 
 import json
+import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,8 @@ from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..files import write_json
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 HEARTBEAT = 2.0  # seconds between two writes of the time used
@@ -69,10 +73,19 @@ class Clock:
 
     Args:
         already: seconds that this process has run before, such as for its imports.
+        renew: called by the thread when a training has written a new grid.
     """
 
-    def __init__(self, state: RunState, folder: Path, minutes: float, already: float):
-        self.state, self.folder, self.seconds = state, folder, 60 * minutes
+    def __init__(
+        self,
+        state: RunState,
+        folder: Path,
+        minutes: float,
+        already: float,
+        renew: Callable[[], None] = lambda: None,
+    ):
+        self.state, self.folder, self.seconds, self.renew = state, folder, 60 * minutes, renew
+        self._grid = newest_grid(folder)
         self.state.other_seconds += already
         self.stage: str | None = None
         self.begun = 0.0  # when the stage at work was begun, in this process
@@ -116,6 +129,12 @@ class Clock:
                 continue
             self.bar.n = round(min(self.state.seconds, self.seconds) / 60, 2)
             newest = newest_grid(self.folder)
+            if newest != self._grid:
+                self._grid = newest
+                try:
+                    self.renew()
+                except Exception:  # a page that fails must not stop the bar and the count; the stage's end renews it
+                    logger.exception("the report was not renewed")
             self.bar.set_postfix_str(str(newest) if newest else "", refresh=False)
             self.bar.refresh()
 
@@ -137,21 +156,14 @@ class Clock:
         self._stop.set()
         self._thread.join()
         self.bar.close()
-        self.write()
+        try:
+            self.write()
+        except OSError:
+            if error is None:  # else a full disk stopped the run, with its own message
+                raise
 
 
 def newest_grid(folder: Path) -> Path | None:
     """The newest image that a training has written."""
     grids = [path for name in ("autoencoder", "model") for path in folder.glob(f"{name}/samples/*.png")]
     return max(grids, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def allotment(left: float, shares: list[float], reserves: float) -> float:
-    """Seconds for the first of the stages to come.
-
-    Args:
-        left: seconds in all.
-        shares: of the stages to come, the first one first.
-        reserves: seconds that stages without a share need.
-    """
-    return max(0.0, (left - reserves) * shares[0] / sum(shares))

@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false
 
 import importlib.util
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ..training.models import UNETS, build_unet, parameters, use_attention
 from .machine import Machine, best_seconds, look_at_machine
 
 LIBRARIES = ("animal-ldm", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "tyro")
+# Package, the extra of ours that installs it, and what it is for.
+OPTIONAL = (("gradio", "demo", "the demo page"), ("peft", "lora", "`train --lora_rank` and loading a LoRA"))
 # Of the networks that are timed: latents of 128 px images by the included autoencoder.
 LATENTS, WIDTH, BATCH = (12, 16, 16), 128, 8
 LEAST_DISK_GIB, LEAST_MEMORY_GIB = 5, 3
@@ -122,9 +125,10 @@ def of_weights(machine: Machine) -> Iterator[Finding]:
 
 def of_software(machine: Machine) -> Iterator[Finding]:
     versions = library_versions(*LIBRARIES)
+    versions = {"Python": platform.python_version()} | versions
     yield Finding("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
     yield xformers_kernels(machine)
-    for package, extra, use in (("gradio", "demo", "the demo page"),):
+    for package, extra, use in OPTIONAL:
         if importlib.util.find_spec(package) is None:
             yield Finding(package, "not installed", f"For {use}: pip install 'animal-ldm[{extra}]'")
     if sys.platform == "win32":

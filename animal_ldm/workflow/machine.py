@@ -84,3 +84,15 @@ def best_seconds(call: Callable[[], object], device: torch.device, times: int = 
             torch.accelerator.synchronize()
         measured.append(time.perf_counter() - start)
     return min(measured[1:])
+
+
+def slowness(seconds: float = 0.2) -> float:
+    """Wall-clock time over processor time: 1 on an idle machine, more where other programs want the same cores.
+
+    Args:
+        seconds: of processor time to measure it over.
+    """
+    start, start_wall = time.process_time(), time.perf_counter()
+    while (used := time.process_time() - start) < seconds:
+        pass
+    return max(1.0, (time.perf_counter() - start_wall) / used)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..released import RELEASED_MODEL
 from .machine import Machine
@@ -68,6 +68,16 @@ class Wishes:
     hub: bool = False
     squeezenet_weights: str | None = None
     image_size: int | None = None
+    autoencoder_training: Literal["keep", "tune", "new"] | None = None
+
+
+DEFAULTS = (
+    Choice("shares", dict(SHARES), "of the time beside photos and card; what a stage leaves goes to those after it"),
+    Choice("samples", 5000, "the most to measure; in fewer minutes, as many as fit"),
+    Choice("country", "", "--country measures energy and CO2"),
+    Choice("push", "", "--push publishes the model"),
+    Choice("seed", SEED, "always the same one; edit it for another result"),
+)
 
 
 def choose(photos: Survey, machine: Machine, minutes: float, wishes: Wishes) -> list[Choice]:
@@ -77,12 +87,13 @@ def choose(photos: Survey, machine: Machine, minutes: float, wishes: Wishes) -> 
     return [
         size,
         *choose_data(photos),
-        *choose_model(photos, machine, minutes, size.value, wishes.hub),
+        *choose_model(photos, machine, minutes, size.value, wishes),
         squeezenet,
-        choose_autoencoder_training(machine, minutes, bool(squeezenet.value), wishes.hub),
+        choose_autoencoder_training(machine, minutes, bool(squeezenet.value), wishes),
         choose_tuning(machine, minutes),
         choose_precision(machine),
         choose_extractor(machine, squeezenet.value, wishes.hub),
+        *DEFAULTS,
     ]
 
 
@@ -119,17 +130,17 @@ def choose_data(photos: Survey) -> Iterator[Choice]:
     yield Choice("balance_classes", balance, f"{largest:,} photos in the largest class, {smallest:,} in the smallest")
 
 
-def choose_model(photos: Survey, machine: Machine, minutes: float, size: int, hub: bool) -> Iterator[Choice]:
+def choose_model(photos: Survey, machine: Machine, minutes: float, size: int, wishes: Wishes) -> Iterator[Choice]:
     fits = [
         row for row in MODELS if row.device == machine.kind and minutes >= row.minutes and photos.photos >= row.photos
     ]
-    preset = fits[-1]
-    included = preset.start == "included" and size == INCLUDED_SIZE and not hub
+    preset, hub, new = fits[-1], wishes.hub, wishes.autoencoder_training == "new"
+    included = preset.start == "included" and size == INCLUDED_SIZE and not hub and not new
     given = f"{minutes:g} minutes on a {machine.kind.upper()} with {photos.photos:,} photos"
     if included:
         reason = f"{given}: too little to teach a new network shapes"
     elif preset.start == "included":
-        other = "parts from the Hub" if hub else f"images of {size} px"
+        other = "parts from the Hub" if hub else "a new autoencoder" if new else f"images of {size} px"
         reason = f"a new network: the included model does not fit {other}"
     else:
         reason = f"{given}: enough for a new network"
@@ -161,10 +172,13 @@ def choose_squeezenet(machine: Machine, wishes: Wishes) -> Choice:
     return Choice("squeezenet_weights", "", "not here; --squeezenet_weights or --hub adds LPIPS and alignment")
 
 
-def choose_autoencoder_training(machine: Machine, minutes: float, squeezenet: bool, hub: bool) -> Choice:
+def choose_autoencoder_training(machine: Machine, minutes: float, squeezenet: bool, wishes: Wishes) -> Choice:
     name, share = "autoencoder_training", minutes * SHARES["autoencoder"] / 100
     least = TUNING_MINUTES[machine.kind]
-    if hub:
+    if wished := wishes.autoencoder_training:
+        blurs = wished != "keep" and not squeezenet
+        return Choice(name, wished, "--autoencoder_training" + ("; without LPIPS its images are blurred" * blurs))
+    if wishes.hub:
         return Choice(name, "keep", "the Hub's autoencoder was trained on millions of photos")
     if not squeezenet:
         return Choice(name, "keep", "tuning needs LPIPS, and SqueezeNet's weights are not here")
@@ -197,31 +211,18 @@ def choose_extractor(machine: Machine, squeezenet: str, hub: bool) -> Choice:
 
 
 def settings_of(choices: list[Choice], photos: str, minutes: float) -> RunSettings:
-    """Settings with these choices, and the defaults of the rest."""
-    return RunSettings(
-        photos=photos,
-        minutes=minutes,
-        shares=dict(SHARES),
-        samples=5000,
-        country="",
-        push="",
-        seed=SEED,
-        **{choice.name: choice.value for choice in choices},
-    )
+    """Settings with these choices."""
+    return RunSettings(photos=photos, minutes=minutes, **{choice.name: choice.value for choice in choices})
 
 
 def table(settings: RunSettings, choices: list[Choice]) -> str:
-    """Setting, value and reason, one per line; settings that were changed afterwards say so."""
+    """Setting, value and reason, one per line; settings that were not chosen here say where they come from."""
     reasons = {choice.name: (choice.value, choice.reason) for choice in choices}
-    rows = []
+    rows, given = [], "as the command line or run.yaml says"
     for name, value in asdict(settings).items():
-        chosen, reason = reasons.get(name, (value, ""))
+        chosen, reason = reasons.get(name, (value, given))
         shown = ", ".join(f"{part} {share:g} %" for part, share in value.items()) if name == "shares" else value
-        rows.append((name, str(shown) or "none", reason if value == chosen else f"as {settings_source(name)} says"))
+        rows.append((name, str(shown) or "none", reason if value == chosen else given))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     widths[1] = min(widths[1], 36)
     return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {why}".rstrip() for name, value, why in rows)
-
-
-def settings_source(name: str) -> str:
-    return "the command line or run.yaml"

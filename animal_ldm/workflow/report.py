@@ -1,58 +1,91 @@
-"""`report.md`: what a run did, what came out, and what would help most. Renewed after every stage."""
+"""`report.md` and `report.html`: what a run did, what came out, and what would help most. Renewed as it goes."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..evaluation.results import read_results
 from ..evaluation.samples import prompt_of
 from ..evaluation.table import table
 from ..files import write_text
+from ..html import data_uri, render_page
 from .clock import RunState, newest_grid
 from .settings import RunSettings
 from .stages import STAGES
 from .verdict import verdict
 
-REPORT = "report.md"
+REPORT, PAGE = "report.md", "report.html"
+IMAGE_SIDE = 1200  # pixels, of the images within the page
+PAGES = {"The training": "model/training.html", "The evaluation": "evaluation/report.html"}
 
 
 def write_report(settings: RunSettings, state: RunState, out: Path) -> None:
-    """Write `report.md` into `out`."""
-    write_text(out / REPORT, "\n".join(report_lines(settings, state, out)) + "\n")
+    """Write `report.md` and `report.html` into `out`."""
+    done = [stage.name for stage in STAGES if stage.name in state.stages and state.stages[stage.name].done]
+    finished = len(done) == len(STAGES)
+    values = {
+        "summary": (
+            f"Trained on the photos of {settings.photos}. {len(done)} of {len(STAGES)} stages are finished;"
+            f" {state.seconds / 60:.1f} of {settings.minutes:g} minutes are used, in {state.starts} starts."
+        ),
+        "times": [*times(state)],
+        "links": [(title, page) for title, page in PAGES.items() if (out / page).is_file()],
+        "results": results_text(out, state),
+        "advice": verdict(settings, state, out),
+        "next": next_steps(settings, out) if finished else "",
+    }
+    pictures = dict(images(out))
+    write_text(out / REPORT, "\n".join(markdown_lines(out, pictures, **values)) + "\n")
+    embedded = []
+    for words, file in pictures.items():
+        with Image.open(out / file) as image:
+            embedded.append((words, data_uri(image, IMAGE_SIDE)))
+    page = render_page(
+        "run.html", name=out.resolve().name, settings=settings, minutes=state.seconds / 60, done=len(done),
+        stages=len(STAGES), images=embedded, **values,
+    )  # fmt: skip
+    write_text(out / PAGE, page)
 
 
-def report_lines(settings: RunSettings, state: RunState, out: Path) -> Iterator[str]:
-    done = [stage for stage in STAGES if stage.name in state.stages and state.stages[stage.name].done]
-    yield f"# {out.name}"
-    yield ""
-    yield (
-        f"Trained on the photos of {settings.photos}. {len(done)} of {len(STAGES)} stages are finished;"
-        f" {state.seconds / 60:.1f} of {settings.minutes:g} minutes are used, in {state.starts} starts."
-    )
+def times(state: RunState) -> Iterator[tuple[str, str]]:
+    """(what took them, minutes)"""
+    for stage in STAGES:
+        if found := state.stages.get(stage.name):
+            yield stage.title, f"{found.seconds / 60:.1f}{'' if found.done else ', not finished'}"
+    yield "start, imports and choice of settings", f"{state.other_seconds / 60:.1f}"
+
+
+def images(out: Path) -> Iterator[tuple[str, str]]:
+    """(description, file below `out`)"""
+    if grid := newest_grid(out):
+        yield "Newest images of the training", grid.relative_to(out).as_posix()
+    evaluated = {
+        "Uncurated samples of every class": "evaluation/samples.png",
+        "Samples beside the nearest training photos": "evaluation/nearest.png",
+    }
+    yield from ((words, file) for words, file in evaluated.items() if (out / file).is_file())
+
+
+def markdown_lines(out: Path, pictures: dict[str, str], **values: Any) -> Iterator[str]:
+    yield f"# {out.name}\n"
+    yield values["summary"]
     yield "\n## Where the time went\n"
     yield "| stage | minutes |"
     yield "|---|---|"
-    for stage in STAGES:
-        if found := state.stages.get(stage.name):
-            yield f"| {stage.title} | {found.seconds / 60:.1f}{'' if found.done else ', not finished'} |"
-    yield f"| start, imports and choice of settings | {state.other_seconds / 60:.1f} |"
-    if grid := newest_grid(out):
-        yield f"\n## Images\n\n![newest images of the training]({grid.relative_to(out).as_posix()})"
-    if (out / "evaluation" / "samples.png").is_file():
-        yield "\n![uncurated samples of every class](evaluation/samples.png)"
-        yield "\n![samples beside the nearest training photos](evaluation/nearest.png)"
-    for page, title in (("model/training.html", "The training"), ("evaluation/report.html", "The evaluation")):
-        if (out / page).is_file():
-            yield f"\n[{title}]({page})"
-    yield "\n## Results\n"
-    yield results_text(out, state)
-    if lines := verdict(settings, state, out):
+    yield from (f"| {title} | {minutes} |" for title, minutes in values["times"])
+    if pictures:
+        yield "\n## Images"
+        yield from (f"\n![{words}]({file})" for words, file in pictures.items())
+    yield from (f"\n[{title}]({page})" for title, page in values["links"])
+    yield f"\n## Results\n\n```\n{values['results']}\n```"
+    if values["advice"]:
         yield "\n## What is weak, and what would help\n"
-        yield from (f"- {line}" for line in lines)
-    if len(done) == len(STAGES):
-        yield "\n## Next\n"
-        yield next_steps(settings, out)
+        yield from (f"- {line}" for line in values["advice"])
+    if values["next"]:
+        yield f"\n## Next\n\n{values['next']}"
 
 
 def where_it_stands(out: Path) -> str:
@@ -70,7 +103,7 @@ def results_text(out: Path, state: RunState) -> str:
     """The table of the evaluation, or why there is none."""
     path, evaluation = out / "evaluation" / "results.json", state.stages.get("evaluation")
     if path.is_file():
-        return f"```\n{table(read_results(path))}\n```"
+        return table(read_results(path))
     return f"Not measured: {evaluation.facts.get('not_measured', 'not yet')}" if evaluation else "Not measured yet."
 
 

@@ -12,20 +12,20 @@ import psutil
 
 from ..errors import InputError
 from ..locks import locked
-from .clock import Clock, RunState, StageState, allotment
-from .machine import look_at_machine
+from .budget import allotment, card_reserve
+from .clock import Clock, RunState, StageState
+from .job import LEAST_SECONDS, Job
+from .machine import look_at_machine, slowness
+from .measuring import too_few_photos
 from .presets import Choice, Wishes, choose, settings_of, table
 from .report import write_report
 from .settings import RunSettings
-from .stages import LEAST_SECONDS, STAGES, Job, Stage, free_memory, too_few_photos
+from .stages import STAGES, Stage, free_memory
 from .survey import Survey, survey
 
 logger = logging.getLogger(__name__)
 
 LOG, LOCK = "run.log", "run.lock"
-# The model is tried in a fresh process for its card. That imports what this one has imported, and loads the model in
-# three ways; in all it takes about this many times what the imports took here.
-CARD_IMPORTS = 2.5
 
 
 @dataclass(frozen=True)
@@ -87,29 +87,35 @@ def execute(plan: Plan, out: Path, changed: Literal["stop", "redo", "keep"]) -> 
     Args:
         changed: what to do where the photos, or the settings of a finished stage, are not those of the earlier starts.
     """
-    already = time.time() - psutil.Process().create_time()
+    process = psutil.Process()
+    already, used = time.time() - process.create_time(), process.cpu_times()
     state = plan.state or RunState(fingerprint=plan.photos.fingerprint)
     with locked(out / LOCK, f"OUT {out}"):
         check_changes(plan, state, out, changed)
         plan.settings.write(out)
         state.starts += 1
-        work_on_all(plan, state, out, already)
+        work_on_all(plan, state, out, already, used.user + used.system)
     return state
 
 
-def work_on_all(plan: Plan, state: RunState, out: Path, already: float) -> None:
+def work_on_all(plan: Plan, state: RunState, out: Path, already: float, imports: float) -> None:
     """Do the stages that are not done.
 
     Args:
         already: seconds that this process has run before.
+        imports: seconds of processor time that it has used.
     """
-    with Clock(state, out, plan.settings.minutes, already) as clock:
+
+    def renew() -> None:
+        write_report(plan.settings, state, out)
+
+    with Clock(state, out, plan.settings.minutes, already, renew) as clock:
         for index, stage in enumerate(STAGES):
             mine = state.stages.get(stage.name)
             stale = stage.cheap and mine is not None and mine.settings != settings_for(stage, plan.settings)
             if mine is None or not mine.done or stale:
-                work(stage, STAGES[index + 1 :], plan, clock, already)
-            write_report(plan.settings, state, out)
+                work(stage, STAGES[index + 1 :], plan, clock, imports)
+            renew()
 
 
 def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, imports: float) -> None:
@@ -119,7 +125,10 @@ def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, impor
     mine.settings = settings_for(stage, settings)
     of_all = shares_of(settings, out)
     shares = [of_all.get(part.name, 0.0) for part in (stage, *later)]
-    seconds = allotment(clock.left, shares, CARD_IMPORTS * imports) if shares[0] else clock.left
+    found = state.stages["prepare"].facts
+    # a run that an earlier version began has not measured these
+    reserve = card_reserve(imports * slowness(), found.get("image_seconds", 0.0), found.get("card_classes", 0))
+    seconds = allotment(clock.left, mine.seconds, shares, reserve) if shares[0] else clock.left
     number = [part.name for part in STAGES].index(stage.name) + 1
     if shares[0]:
         logger.info(

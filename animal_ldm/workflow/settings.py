@@ -72,6 +72,11 @@ class RunSettings:
             )
         if not self.shares["text_to_image"] > 0:
             raise InputError("shares must leave some time for text_to_image, but gives it 0.")
+        if self.autoencoder_training == "new" and self.start_from:
+            raise InputError(
+                "autoencoder_training is new, so start_from must be empty, but is"
+                f" {self.start_from}: the latents of a new autoencoder mean nothing to that model."
+            )
         if self.push and self.push.count("/") != 1:
             raise InputError(f"push must be the name of a repository such as user/name, but is {self.push!r}.")
 

@@ -3,117 +3,34 @@
 import logging
 import os
 import shutil
-import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..data.prepare import SPLITS, prepare
-from ..data.prepared import has_split, load_split
+from ..data.prepare import prepare
+from ..data.prepared import load_split
 from ..data.settings import PreparationSettings
-from ..errors import InputError, MachineError
-from ..evaluation import tuning_report
-from ..evaluation.evaluate import EvaluationSettings, evaluate
-from ..evaluation.extractors import load_extractor
-from ..evaluation.features import Measurer
-from ..evaluation.images import Images, images_of_dataset
-from ..evaluation.samples import CachedSampler, classes_of_samples
-from ..evaluation.tuning import COORDINATES, Tuner, TuneSettings
-from ..files import cache_root
-from ..loading import choose_device, load_pipeline, store_sampling_defaults
-from ..perceptual import PerceptualDistance
-from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..loading import choose_device, load_pipeline
 from ..publishing.datasets import dataset_title, photo_terms
 from ..publishing.push import Push, push_model
 from ..publishing.request import ModelSource, Statements, Target
 from ..publishing.staging import stage_model
-from ..sampling import Sampling
+from ..released import RELEASED_MODEL
+from ..sampling import Sampling, quiet, sample_images
 from ..training.arguments import AutoencoderArguments, TrainingArguments
 from ..training.autoencoder import train as train_autoencoder
 from ..training.text_to_image import train as train_text_to_image
-from .settings import RunSettings
+from .job import Job, seconds_of
+from .measuring import measure_the_model, tune_the_guidance
+from .presets import INCLUDED_SIZE
 
 logger = logging.getLogger(__name__)
 
-# Photos of either split below which nothing is measured: metrics look at the 10 nearest neighbours of a photo.
-LEAST_PHOTOS = 12
-LEAST_SECONDS = 1.0  # that a stage gets, whatever is left
-# Images that are generated and measured to learn how long one takes.
-TIMED_IMAGES = 8
-GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
-# Share of its time that the evaluation plans to use: the metrics and plots have to be computed as well.
-PLANNED = 0.75
 # Images in the grids during the training, but one per class at least: fewer where a CPU has less than these minutes.
 GRID_IMAGES, FEW_GRID_IMAGES, FEW_MINUTES = 44, 11, 15
-
-
-@dataclass
-class Job:
-    """What a stage works on.
-
-    Attributes:
-        seconds: for this stage.
-        facts: what it finds; kept between the starts of the command, if `save` is called.
-    """
-
-    settings: RunSettings
-    out: Path
-    seconds: float
-    facts: dict[str, Any]
-    save: Callable[[], None]
-
-    @property
-    def data(self) -> Path:
-        return self.out / "data"
-
-    @property
-    def autoencoder(self) -> Path:
-        return self.out / "autoencoder"
-
-    @property
-    def model(self) -> Path:
-        return self.out / "model"
-
-    @property
-    def tuning(self) -> Path:
-        return self.out / "tuning"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.out / "evaluation"
-
-    @property
-    def published(self) -> Path:
-        return self.out / "published"
-
-    @property
-    def squeezenet_weights(self) -> str | None:
-        """As the trainers take it: None downloads."""
-        return None if self.settings.squeezenet_weights in ("", "download") else self.settings.squeezenet_weights
-
-    @property
-    def has_squeezenet(self) -> bool:
-        return self.settings.squeezenet_weights != ""
-
-    def common(self) -> dict[str, Any]:
-        """Arguments that both trainers get."""
-        return {
-            "data": str(self.data),
-            "image_size": self.settings.image_size,
-            "squeezenet_weights": self.squeezenet_weights,
-            "lr_schedule": "cosine",
-            "seed": self.settings.seed,
-            "mixed_precision": self.settings.mixed_precision,
-            "country": self.settings.country or None,
-            "max_minutes": self.seconds / 60,
-            "resume": True,
-            "report_to": "none",
-        }
 
 
 @dataclass(frozen=True)
@@ -159,10 +76,23 @@ def prepare_photos(job: Job) -> None:
         "classes": {name: counts.train for name, counts in report.classes.items()},
         "skipped": report.skipped,
     }
+    job.facts |= time_the_card(job)
     skipped = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in report.skipped.items())
     logger.info(
         "%d training and %d validation photos; skipped: %s", report.train, report.validation, skipped or "none"
     )
+
+
+def time_the_card(job: Job) -> dict[str, Any]:
+    """What says how long the card will take: seconds for one image of the included model, and the classes to come."""
+    pipeline = load_pipeline(job.settings.start_from or RELEASED_MODEL)
+    pipeline.set_progress_bar_config(disable=True)
+    sampling = Sampling(**pipeline.sampling_defaults)
+    known = pipeline.classes if job.settings.start_from else []
+    with quiet(pipeline):
+        seconds = seconds_of(lambda: [*sample_images(pipeline, [""], [0], sampling)])
+    seconds *= (job.settings.image_size / INCLUDED_SIZE) ** 2
+    return {"image_seconds": seconds, "card_classes": len({*job.facts["classes"], *(known or [])})}
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -234,144 +164,6 @@ def train_the_model(job: Job) -> None:
         samples_per_class=max(1, min(4, grid_images // len(classes))),
     )
     train_text_to_image(arguments)
-
-
-# --- tune ------------------------------------------------------------------------------------------------------------
-
-
-def tune_the_guidance(job: Job) -> None:
-    """Make the guidance scale that `animal-ldm tune` finds the model's default, if it is better beyond the error."""
-    if not job.settings.tune_guidance or too_few_photos(job.data):
-        job.facts["not_tuned"] = "the guidance scale was not searched"
-        return
-    minutes = job.facts.setdefault("minutes", job.seconds / 60)  # a search goes on with the time it was begun with
-    job.save()
-    pipeline, measurer = load_pipeline(str(job.model)), measurer_of(job)
-    space = dict.fromkeys(COORDINATES, ()) | {"guidance_scale": GUIDANCE_SCALES}
-    settings = TuneSettings(
-        model_name=job.out.name, data_name="data", out=job.tuning, space=space, seed=0, max_minutes=minutes
-    )
-    try:
-        tuner = Tuner(pipeline, images_of_dataset(job.data), measurer, settings)
-        found = tuner.run()
-    except MachineError:
-        raise
-    except InputError as error:  # the time does not suffice on this device
-        job.facts["not_tuned"] = str(error)
-        logger.info("the guidance scale stays as it is: %s", error)
-        return
-    tuning_report.write(found, tuner.shown(), job.tuning)
-    logger.info("%s", found.verdict)
-    if found.chosen not in (None, found.default):
-        store_sampling_defaults(job.model, found.chosen.settings(), tuner.schedulers[found.chosen.scheduler])
-
-
-def measurer_of(job: Job) -> Measurer:
-    """The extractor of the settings, on the device of this machine."""
-    device = choose_device()
-    weights = job.squeezenet_weights if job.settings.extractor == "squeezenet" else None
-    extractor = load_extractor(job.settings.extractor, weights, device)
-    return Measurer(extractor, 8 if device.type == "cpu" else 64, workers=0, cache=cache_root() / "features")
-
-
-# --- evaluate --------------------------------------------------------------------------------------------------------
-
-
-def measure_the_model(job: Job) -> None:
-    start = time.perf_counter()
-    if too_few_photos(job.data):
-        train, validation = photo_counts(job.data)
-        return leave_unmeasured(
-            job,
-            f"{train} training and {validation} validation photos are too few: the metrics need {LEAST_PHOTOS} each."
-            f" About {LEAST_PHOTOS * 5} photos in all would do.",
-        )
-    if job.seconds <= LEAST_SECONDS and "samples" not in job.facts:
-        return leave_unmeasured(job, no_time(job))
-    pipeline, measurer = load_pipeline(str(job.model)), measurer_of(job)
-    photos = images_of_dataset(job.data)
-    if "samples" not in job.facts:
-        left = job.seconds - (time.perf_counter() - start)
-        job.facts |= plan_evaluation(replace(job, seconds=left), pipeline, measurer, photos)
-        job.save()
-    reference = photos["train"]
-    if job.facts["samples"] < LEAST_PHOTOS:
-        return leave_unmeasured(job, no_time(job))
-    if job.facts["photos"] < len(reference):
-        chosen = np.random.default_rng(job.settings.seed).permutation(len(reference))[: job.facts["photos"]]
-        photos = photos | {"train": reference.take(sorted(chosen))}
-    evaluate(
-        pipeline,
-        photos,
-        measurer,
-        EvaluationSettings(
-            model_name=job.out.name,
-            data_name="data",
-            out=job.evaluation,
-            number=job.facts["samples"],
-            seed=job.settings.seed,
-            sampling=Sampling(**pipeline.sampling_defaults),
-            reconstructions=True,
-            perceptual=PerceptualDistance(job.squeezenet_weights) if job.has_squeezenet else None,
-        ),
-    )
-
-
-def leave_unmeasured(job: Job, reason: str) -> None:
-    job.facts["not_measured"] = reason
-    logger.info("not measured: %s", reason)
-
-
-def no_time(job: Job) -> str:
-    return (
-        f"the time did not suffice for {LEAST_PHOTOS} samples. To measure: animal-ldm evaluate {job.model} --data"
-        f" {job.data} --extractor {job.settings.extractor} --out {job.evaluation}"
-    )
-
-
-def photo_counts(data: Path) -> tuple[int, ...]:
-    """Training and validation photos."""
-    return tuple(
-        len(load_split(data, split)) if has_split(data, split) else 0 for split in SPLITS
-    )
-
-
-def too_few_photos(data: Path) -> bool:
-    """Whether the photos are too few for the evaluation."""
-    return min(photo_counts(data)) < LEAST_PHOTOS
-
-
-def plan_evaluation(
-    job: Job, pipeline: AnimalLDMPipeline, measurer: Measurer, photos: dict[str, Images]
-) -> dict[str, Any]:
-    """Samples to generate and photos to compare them with, so that it takes the time of this stage.
-
-    The images that are generated to measure the speed are the first samples of the evaluation.
-    """
-    labels = classes_of_samples(Counter(photos["train"].labels), TIMED_IMAGES)
-    sampling = Sampling(**pipeline.sampling_defaults)
-    sampler = CachedSampler(pipeline, job.evaluation / "samples", measurer.batch_size)
-    sample_seconds = seconds_of(lambda: sampler.sample(labels, sampling, job.settings.seed)) / TIMED_IMAGES
-    some = photos["validation"].take(range(TIMED_IMAGES))
-    feature_seconds = seconds_of(lambda: measurer.with_cache(None).features(some)) / TIMED_IMAGES
-    time_for_all = PLANNED * job.seconds
-    reference = min(len(photos["train"]), max(LEAST_PHOTOS, int(time_for_all / 3 / feature_seconds)))
-    # a reconstruction takes about as long as measuring a photo and a tenth of a sample, and is measured too
-    photo_seconds = (reference + len(photos["validation"]) * 3) * feature_seconds
-    photo_seconds += len(photos["validation"]) * sample_seconds / 10
-    number = int((time_for_all - photo_seconds) / (sample_seconds + feature_seconds))
-    number = max(0, min(job.settings.samples, number))
-    logger.info(
-        "%.2f s per sample: %d samples against %d of %d training photos",
-        sample_seconds, number, reference, len(photos["train"]),
-    )  # fmt: skip
-    return {"samples": number, "photos": reference, "seconds_per_sample": sample_seconds}
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 # --- publish ---------------------------------------------------------------------------------------------------------

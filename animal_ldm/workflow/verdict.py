@@ -1,6 +1,7 @@
 """What is weak in a finished run, and what would help most: sentences that follow from its curves and results."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from .settings import RunSettings
 # A curve still falls if the last third of the run lowered it by this share; it has turned if it ends this much above
 # its lowest point.
 FALLING, TURNED = 0.02, 0.02
+# The gap between the losses widens if their ratio grew by this share from the middle third of the run to its last.
+WIDENED = 0.03
+# Classes are lost in the reconstructions if the probe recognises so much fewer of them than of the photos.
+LOST = 0.1
 FEW_SAMPLES = 500
 SHARE_OF_AUTOENCODER = 0.5
 
@@ -22,7 +27,7 @@ def verdict(settings: RunSettings, state: RunState, out: Path) -> list[str]:
     if not path.is_file():
         return []
     report = json.loads(path.read_text(encoding="utf-8"))
-    lines = [*of_training(report), *of_photos(state)]
+    lines = [*of_training(report), *of_gap(report), *of_photos(state)]
     results = out / "evaluation" / "results.json"
     if results.is_file():
         lines += of_results(read_results(results))
@@ -60,6 +65,28 @@ def of_training(report: dict[str, Any]) -> Iterator[str]:
         yield (
             f"The validation loss is level: {before:.4f} two thirds into the run, {last:.4f} at the end ({passes})."
             " More minutes of the same would help little; more photos or a larger network might."
+        )
+
+
+def of_gap(report: dict[str, Any]) -> Iterator[str]:
+    """More photos? The losses on training and on held-out photos part where the model learns photos by heart.
+
+    Their ratio alone says little: captions are dropped in training, and the weights that are validated are averages.
+    """
+    third = report["images_seen"] / 3
+    means: dict[str, list[float]] = {}
+    for name in ("train/loss", "validation/loss"):
+        found = [(entry["images_seen"], entry[name]) for entry in report["history"] if entry.get(name) is not None]
+        thirds = [[loss for images, loss in found if part * third < images <= (part + 1) * third] for part in (1, 2)]
+        if not all(thirds):
+            return
+        means[name] = [sum(losses) / len(losses) for losses in thirds]
+    train, held_out = means["train/loss"], means["validation/loss"]
+    if held_out[1] / train[1] > (1 + WIDENED) * held_out[0] / train[0]:
+        yield (
+            f"From the middle third of the run to the last, the loss on training photos went from {train[0]:.4f} to"
+            f" {train[1]:.4f}, on held-out photos from {held_out[0]:.4f} to {held_out[1]:.4f}: the gap widens. More"
+            " photos would narrow it."
         )
 
 
@@ -101,6 +128,14 @@ def of_results(results: Results) -> Iterator[str]:
             f" {results.extractor.distance_name} of {distance.value:.4g}: it limits the images. Tune it on your"
             " photos, and longer."
         )
+    if autoencoder and autoencoder.probe_accuracy is not None and autoencoder.probe_accuracy_photos is not None:
+        probe, photos = autoencoder.probe_accuracy, autoencoder.probe_accuracy_photos
+        error = math.sqrt((probe * (1 - probe) + photos * (1 - photos)) / autoencoder.n)
+        if probe < photos - max(LOST, 2 * error):
+            yield (
+                f"A probe recognises the class of {probe:.0%} of the autoencoder's reconstructions, of {photos:.0%} of"
+                " the photos: the autoencoder loses what tells the classes apart. Tune it, or take larger images."
+            )
     copied = results.find("median_distance")
     if copied and copied.value is not None and copied.value < 0.7:
         yield (

@@ -29,7 +29,7 @@ from animal_ldm.evaluation.results import (
 )
 from animal_ldm.evaluation.table import table
 from animal_ldm.sampling import Sampling
-from tests.webpage import Page
+from tests.webpage import EVIL, Page, Visit
 
 VERSION_1 = Path(__file__).with_name("results_version_1.json")
 EXTRACTOR = ExtractorInfo("squeezenet", "ef" * 32, "bicubic")
@@ -289,24 +289,35 @@ def test_an_unknown_metric_is_shown_with_its_note(results, page):
     assert "How new the fur is." in text
 
 
-def test_texts_in_a_report_are_inert(results, page, images):
-    evil = "\"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 11111 * 11111 }}'"
-    tiles = [replace(tile, prompt=f"{evil} {tile.seed}") for tile in images.groups[0].tiles]
-    group = replace(images.groups[0], label=evil, tiles=tiles)
-    pairs = [replace(pair, label=evil) for pair in images.closest]
-    shown = page(
-        replace(images, groups=[group], closest=pairs, extractor=evil),
-        model=replace(results.model, name=evil),
-        data=replace(results.data, name=evil),
-        sampling=replace(results.sampling, scheduler=evil),
-        per_class=[replace(found, label=evil, mistaken_for=evil) for found in results.per_class[:1]],
-        metrics=[replace(metric, label=evil, note=evil) for metric in results.metrics],
-        sweep=Sweep(evil, [SweepPoint(1.0, results.metrics), SweepPoint(2.0, results.metrics)]),
-        versions={evil: evil},
+@pytest.fixture
+def hostile_page(results, page, images) -> Page:
+    """The report of a model whose names and texts all mean harm."""
+    tiles = [replace(tile, prompt=f"{EVIL} {tile.seed}") for tile in images.groups[0].tiles]
+    group = replace(images.groups[0], label=EVIL, tiles=tiles)
+    pairs = [replace(pair, label=EVIL) for pair in images.closest]
+    return page(
+        replace(images, groups=[group], closest=pairs, extractor=EVIL),
+        model=replace(results.model, name=EVIL),
+        data=replace(results.data, name=EVIL),
+        sampling=replace(results.sampling, scheduler=EVIL),
+        per_class=[replace(found, label=EVIL, mistaken_for=EVIL) for found in results.per_class[:1]],
+        metrics=[replace(metric, label=EVIL, note=EVIL) for metric in results.metrics],
+        sweep=Sweep(EVIL, [SweepPoint(1.0, results.metrics), SweepPoint(2.0, results.metrics)]),
+        versions={EVIL: EVIL},
     )
-    assert not shown.all("script")
-    assert evil in shown.text
-    assert "123454321" not in shown.html
+
+
+def test_texts_in_a_report_are_inert(hostile_page):
+    assert not hostile_page.all("script")
+    assert EVIL in hostile_page.text
+    assert "123454321" not in hostile_page.html
+
+
+@pytest.mark.slow
+def test_a_hostile_report_in_the_browser(browser, hostile_page, tmp_path):
+    visit = Visit(browser, (tmp_path / "report.html").as_uri())
+    assert "window.pwned=1" in visit.page.inner_text("body")
+    visit.check()
 
 
 def test_gallery_is_read_as_it_was_written(images, tmp_path):

@@ -1,6 +1,6 @@
-"""A Hub that means harm: more than 200 ways to misbehave towards a push, and what the command makes of each.
+"""A Hub that means harm: hundreds of ways to misbehave towards a push, and what the command makes of each.
 
-`python -m tests.publishing.attacks` runs all of them, each in a process of its own, and prints a table:
+`python -m tests.faults hubs` runs all of them, each in a process of its own, and prints the table:
 
 right       the push ended well, and the Hub holds the files
 clean       the push ended with one sentence and an exit code of the Hub's problems, and the next push ended well
@@ -13,16 +13,12 @@ control     characters of the server that a terminal obeys reached it
 
 import json
 import os
-import random
 import re
 import signal
-import sys
 import tempfile
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, thread
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,12 +32,12 @@ from animal_ldm.publishing import hub as publishing_hub
 from animal_ldm.publishing.failures import FOREIGN_HOST, NO_TOKEN
 from animal_ldm.publishing.transport import LIMITS
 
+from ..forked import fork
 from .hub_server import TOKEN, Fault, Handler, Hub
 
 REPO = "user/photos"
 HANG = 120
 OFTEN = 10**6
-OUTCOMES = ("right", "clean", "wrong", "traceback", "hang", "token", "control")
 # of a terminal: colours, a title, a cleared screen, an overwritten line, text from right to left
 TERMINAL = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J \rover\x08\x00 \u202eevil \x9b2J"
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -248,6 +244,9 @@ def elsewhere() -> Iterator[Attack]:
                 f"{step} redirects ({status}) to another host", [Fault(method, path, redirects(status), OFTEN)]
             )
 
+    for status in (302, 307):
+        yield Attack(f"Xet redirects ({status}) to another host", [Fault("GET", "xet-", redirects(status), OFTEN)])
+
     def next_page(handler: Handler) -> None:
         also({"Link": f'<{handler.hub.cdn}{handler.path}>; rel="next"'})(handler)
 
@@ -365,31 +364,7 @@ def make_dataset(folder: Path) -> None:
 def push(hub: Hub, dataset: Path) -> tuple[int | None, str]:
     """Exit code (None: it hung) and output of the command in a forked process, with short limits."""
     with tempfile.TemporaryFile() as output:
-        if not (child := os.fork()):
-            code = 70
-            thread._threads_queues.clear()  # of the pool's threads, which this process does not have
-            try:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-                os.environ["HF_TOKEN"] = TOKEN
-                disable_progress_bars()
-                constants = huggingface_hub.constants
-                constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = hub.url, False, True
-                publishing_hub.PAUSES = (0, 0)
-                LIMITS.silence, LIMITS.reply, LIMITS.push, LIMITS.rate = 4, 8, 25, 1e9
-                cli.main(["push", "--dataset", str(dataset), "--repo_id", REPO])
-                code = 0
-            except SystemExit as left:
-                code = left.code if isinstance(left.code, int) else 1
-            except BaseException:
-                sys.excepthook(*sys.exc_info())  # as the interpreter would
-                code = 1
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                threading._shutdown()  # as the interpreter would: waits for the library's threads
-                os._exit(code)
+        child = fork(lambda: push_to(hub, dataset), output)
         ends = time.monotonic() + HANG
         code = None
         while code is None and time.monotonic() < ends:
@@ -401,6 +376,17 @@ def push(hub: Hub, dataset: Path) -> tuple[int | None, str]:
             os.waitpid(child, 0)
         output.seek(0)
         return code, output.read().decode(errors="replace")
+
+
+def push_to(hub: Hub, dataset: Path) -> None:
+    """The command, in a process of its own."""
+    os.environ["HF_TOKEN"] = TOKEN
+    disable_progress_bars()
+    constants = huggingface_hub.constants
+    constants.ENDPOINT, constants.HF_HUB_OFFLINE = hub.url, False
+    publishing_hub.PAUSES = (0, 0)
+    LIMITS.silence, LIMITS.reply, LIMITS.push, LIMITS.rate = 4, 8, 25, 1e9
+    cli.main(["push", "--dataset", str(dataset), "--repo_id", REPO])
 
 
 def fare(attack: Attack, dataset: Path) -> Result:
@@ -449,24 +435,3 @@ def shown(result: Result) -> str:
     last = (result.output.strip().splitlines() or [""])[-1]
     more = "" if result.outcome in ("right", "clean") else f"\n{result.output[-3000:]}"
     return f"{result.outcome:<9} {result.exit_code!s:<4} {result.attack.name}: {last[:200]}{more}"
-
-
-def summary(results: list[Result]) -> str:
-    counts = Counter(result.outcome for result in results)
-    return f"{len(results)} attacks: " + ", ".join(f"{outcome} {counts[outcome]}" for outcome in OUTCOMES)
-
-
-def main() -> None:
-    """With a number as the argument: that many attacks, chosen at random."""
-    attacks = all_attacks()
-    random.Random(0).shuffle(attacks)
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for result in run(attacks[: int(sys.argv[1]) if sys.argv[1:] else None], Path(folder)):
-            results.append(result)
-            print(shown(result), flush=True)
-    print(f"\n{summary(results)}")
-
-
-if __name__ == "__main__":
-    main()

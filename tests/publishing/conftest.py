@@ -43,12 +43,8 @@ def hub():
 
 @pytest.fixture
 def online(monkeypatch):
-    """Lets the client of this process talk to loopback: by HTTP, since the Hub's Xet storage is not served here.
-
-    Afterwards no request is guarded any more.
-    """
+    """Lets the client of this process talk to loopback. Afterwards no request is guarded any more."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     yield
     set_client_factory(default_client_factory)

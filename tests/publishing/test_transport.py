@@ -1,7 +1,11 @@
 """What the client of a push never sends, never passes on and never waits for; the whole list is in `attacks.py`."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, set_client_factory
@@ -36,9 +40,8 @@ from .attacks import (
     says,
     shown,
     silent,
-    summary,
 )
-from .hub_server import TOKEN, Fault
+from .hub_server import TOKEN, Fault, Handler
 from .test_hub import MODEL, PAUSES, REPO, assert_published, failure
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -92,6 +95,41 @@ def test_downloads_do_not_take_the_token_elsewhere_either(hub, online, monkeypat
     with pytest.raises(credentials.ForeignHostError, match="another server, 'localhost'"):
         [*api.list_repo_tree(REPO)]
     assert not any(path == "/x" for _, path in hub.requests)
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_xet_takes_the_token_nowhere(hub, api, folder, tmp_path, status):
+    """With Xet, `hf_xet` follows the redirects, and its second request there carries the token."""
+    hub.faults = [Fault("GET", "/xet-", redirects(status), times=10**6)]
+    publish(folder, MODEL, api, pauses=PAUSES)
+    assert_published(hub, folder)
+
+    def xet_elsewhere(handler: Handler) -> None:
+        link = {"X-Xet-Hash": "a" * 64, "Link": f'<{hub.cdn}/xet-read-token>; rel="xet-auth"'}
+        also(link)(handler)
+
+    hub.faults += [Fault(method, "/resolve/", xet_elsewhere, times=10**6) for method in ("GET", "HEAD")]
+    file = api.hf_hub_download(REPO, "model_index.json", local_dir=tmp_path / "down")
+    assert Path(file).read_bytes() == (folder / "model_index.json").read_bytes()
+    assert not hub.leaked and not any("xet" in path for _, path in hub.requests)
+
+
+@pytest.mark.parametrize(("setting", "disabled"), [(None, True), ("0", False), ("1", True)])
+def test_xet_is_the_users_decision(setting, disabled):
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
+    environment |= {} if setting is None else {"HF_HUB_DISABLE_XET": setting}
+    code = "from animal_ldm import fetching, credentials; print(credentials.constants.HF_HUB_DISABLE_XET)"
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+    assert printed.strip() == str(disabled)
+
+
+def test_a_reply_about_an_object_that_was_not_asked_for(hub, api, folder):
+    def change(content: dict) -> None:
+        for answer in content["objects"]:
+            answer["oid"] = "0" * 64
+
+    hub.faults = [Fault("POST", "objects/batch", changes(change), times=99)]
+    assert failure(folder, MODEL, api).exit_code == BAD_REPLY
 
 
 def test_a_token_in_an_address_of_the_hub_is_not_followed(hub, api, folder):
@@ -237,7 +275,6 @@ def test_the_attacks_are_many():
 @pytest.mark.slow
 def test_attacks(tmp_path):
     results = [*run([Attack("none", []), *all_attacks()], tmp_path)]
-    print(summary(results))
     bad = [shown(result) for result in results if result.outcome not in ("right", "clean")]
     assert not bad, "\n".join(bad)
     assert results[0].outcome == "right"

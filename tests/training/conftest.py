@@ -40,10 +40,9 @@ def prepared(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="session")
-def parts(tmp_path_factory) -> dict[str, str]:
+def write_parts(folder: Path) -> dict[str, str]:
     """Folders of a VAE, a text encoder with its tokenizer and UNet configs for either kind of text encoder."""
-    folder = tmp_path_factory.mktemp("parts")
+    folder.mkdir(exist_ok=True)
     components = tiny_components()
     components["vae"].save_pretrained(folder / "vae")
     components["text_encoder"].save_pretrained(folder / "text")
@@ -57,6 +56,11 @@ def parts(tmp_path_factory) -> dict[str, str]:
         "unet": str(folder / "unet.json"),
         "unet_scratch": str(folder / "unet-scratch.json"),
     }
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory) -> dict[str, str]:
+    return write_parts(tmp_path_factory.mktemp("parts"))
 
 
 def weights_of(folder: str | Path, component: str) -> dict[str, torch.Tensor]:

@@ -169,3 +169,14 @@ def test_help_and_bad_arguments_import_nothing_slow(command):
         run = subprocess.run([sys.executable, "-c", code, command, *argv], capture_output=True, text=True, check=True)
         assert run.stdout.endswith("slow:\n"), run.stdout
     assert run.stderr == "error: --batch_size must be at least 1, but is 0.\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["train", "--help"], ["push", "--help"]], ids=str)
+def test_a_reader_that_has_enough_is_no_error(argv):
+    """`animal-ldm train --help | head -1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "animal_ldm", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 141

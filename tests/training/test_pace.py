@@ -2,7 +2,7 @@
 
 import pytest
 
-from animal_ldm.training.pace import MOST_BREAKS, Pace
+from animal_ldm.training.pace import MOST_BREAKS, Length, Pace, adjusted
 
 
 def found_length(pace: Pace, cost: dict[bool, float], break_seconds: float):
@@ -38,3 +38,14 @@ def test_a_run_that_is_out_of_time_ends_after_one_more_step():
     length, steps, _ = found_length(Pace(0.001, 0.0), {False: 1.0}, break_seconds=5.0)
     assert (steps, length.steps, length.breaks) == (1, 2, 1)
     assert length.step_seconds == 5.0
+
+
+def test_an_adjusted_run_ends_in_time_whatever_happened_before():
+    length = Length(steps=1000, breaks=10, step_seconds=0.1, break_seconds=1.0)
+    assert length.seconds_per_step == pytest.approx(0.11)
+    # half done, and twice as slow from here on: half of the rest fits
+    slower = adjusted(length, 500, seconds=500 * 0.11 + 1.0, seconds_per_step=0.22)
+    assert (slower.steps, slower.breaks) == (750, 10)
+    # more minutes than planned lengthen it; a run that is late ends with its next step
+    assert adjusted(length, 500, 101.0, 0.1).steps == 1500
+    assert adjusted(length, 500, -20.0, 0.1).steps == 501

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from animal_ldm.training.page import MOST_FRAMES, duration, write_page
-from tests.webpage import Page
+from tests.webpage import EVIL, Page, Visit
 
 
 @pytest.fixture
@@ -67,13 +67,23 @@ def test_slider_holds_frames_from_start_to_end(report, tmp_path):
     assert slider["max"] == str(MOST_FRAMES - 1)
 
 
-def test_texts_are_inert(report, tmp_path):
-    evil = "</script><img src=x onerror=alert(1)>"
-    report |= {"arguments": {evil: evil}, "classes": [evil], "hardware": {"cpu": evil}, "co2_source": evil}
-    report["history"] += [{"images_seen": i, evil: float(i)} for i in (1, 2)]
-    page = page_of(report, tmp_path, 400)
-    assert not page.all("img")
-    assert evil in page.text
+@pytest.fixture
+def hostile_page(report, tmp_path) -> Page:
+    report |= {"arguments": {EVIL: EVIL}, "classes": [EVIL], "hardware": {"cpu": EVIL}, "co2_source": EVIL}
+    report["history"] += [{"images_seen": i, EVIL: float(i)} for i in (1, 2)]
+    return page_of(report, tmp_path, 400)
+
+
+def test_texts_are_inert(hostile_page):
+    assert not hostile_page.all("img")
+    assert EVIL in hostile_page.text
+
+
+@pytest.mark.slow
+def test_a_hostile_page_in_the_browser(browser, hostile_page, tmp_path):
+    visit = Visit(browser, (tmp_path / "training.html").as_uri())
+    assert "window.pwned=1" in visit.page.text_content("body")
+    visit.check()
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.4, "3 s"), (150, "2 min 30 s"), (9429, "2 h 37 min")])

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from animal_ldm.loading import load_pipeline
 from animal_ldm.training import run
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
+from animal_ldm.training.cache import DIGEST
 from animal_ldm.training.checkpoints import checkpoint_paths
 from animal_ldm.training.kinds import Kind, kinds
 from animal_ldm.training.text_to_image import train
@@ -90,8 +92,11 @@ def history(arguments: TrainingArguments | AutoencoderArguments, name: str) -> l
     return [entry[name] for entry in report["history"] if name in entry]
 
 
-def test_result_is_a_pipeline_that_plain_stable_diffusion_loads_too(arguments):
+def test_result_is_a_pipeline_that_plain_stable_diffusion_loads_too(arguments, library_warnings):
     train(arguments)
+    assert not any(
+        "float32" in message for message in library_warnings()
+    )  # where a plain `to` is used, diffusers warns
     ours = AnimalLDMPipeline.from_pretrained(arguments.output_dir)
     plain = StableDiffusionPipeline.from_pretrained(arguments.output_dir)
     assert ours.classes == ["lion", "zebra"]
@@ -282,6 +287,23 @@ def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(argum
     train(dataclasses.replace(timed, resume=True, max_minutes=50.0))
     assert json.loads(Path(timed.output_dir, "training_report.json").read_text())["length"] == length
     assert_same_weights(tmp_path / "whole", timed.output_dir, "unet")
+
+
+@pytest.mark.slow
+def test_a_run_that_adjusts_its_length_takes_the_minutes_of_the_start_that_resumes_it(arguments):
+    timed = dataclasses.replace(
+        arguments, max_minutes=0.2, lr_schedule="cosine", adjust_length=True, checkpoints_total_limit=10_000,
+    )  # fmt: skip
+    train(timed)
+    report = Path(timed.output_dir, "training_report.json")
+    before = json.loads(report.read_text())
+    start = time.perf_counter()
+    train(dataclasses.replace(timed, resume=True, max_minutes=0.2))
+    after = json.loads(report.read_text())
+    assert time.perf_counter() - start < 40  # of 12 seconds, on a busy machine
+    assert after["images_seen"] == 8 * after["length"]["steps"] > before["images_seen"]
+    newest = sorted(Path(timed.output_dir, "checkpoints").iterdir())[-1]
+    assert torch.load(newest)["states"]["lr_scheduler"]["_last_lr"][0] < 1e-9  # the cosine was stretched
 
 
 def test_snapshots_survive_a_resume_and_give_a_pipeline(arguments, tmp_path):
@@ -665,7 +687,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_sentence(argument
     lost = time.monotonic()
     _, messages = process.communicate(timeout=120)
     assert process.returncode and time.monotonic() - lost < 60
-    assert re.search(rb"error: .*nother process of .* was lost\. Start the run again with --resume", messages)
+    assert re.search(rb"error: .*nother process of .* was lost.* again, a training with --resume", messages)
 
 
 def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp_path):
@@ -684,6 +706,67 @@ def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp
     assert launch(whole).wait() == 0
     for component in ("unet", "text_encoder"):
         assert_same_weights(whole.output_dir, arguments.output_dir, component)
+
+
+def on_two_machines(arguments: TrainingArguments, folder: Path) -> list[tuple[int, str]]:
+    """Train on two machines that share nothing, one process each; exit code and messages of both.
+
+    Each has its own copy of the photos, and its own output and cache folder: `folder`/0 and `folder`/1.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = []
+    for machine in range(2):
+        own = folder / str(machine)
+        shutil.copytree(arguments.data, own / "data", dirs_exist_ok=True)
+        here = {"data": str(own / "data"), "output_dir": str(own / "model"), "cache_dir": str(own / "cache")}
+        launcher = ["--nnodes=2", f"--node_rank={machine}", "--nproc_per_node=1"]
+        launcher += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+        command = ["-m", "torch.distributed.run", *launcher, "-m", "animal_ldm", "train"]
+        launched.append(
+            subprocess.Popen(
+                [sys.executable, *command, *flags(dataclasses.replace(arguments, **here))],
+                env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    messages = [process.communicate(timeout=900)[1] for process in launched]
+    return [(process.returncode, message) for process, message in zip(launched, messages, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_machines_without_a_shared_disk_train_one_model(arguments, tmp_path):
+    arguments = dataclasses.replace(arguments, dropout=0.0)
+    train(arguments)
+    ended = on_two_machines(arguments, tmp_path)
+    assert [code for code, _ in ended] == [0, 0], ended
+    first, second = tmp_path / "0", tmp_path / "1"
+    on_first = dataclasses.replace(arguments, output_dir=str(first / "model"))
+    for name in ("train/loss", "validation/loss"):
+        assert history(on_first, name) == pytest.approx(history(arguments, name), rel=1e-4)
+    # each has all latents and captions, computed on its own; the main process alone has the result
+    for cache in (second / "cache", tmp_path / "cache"):
+        assert cached(cache) == cached(first / "cache") != {}
+    assert (first / "model" / "model_index.json").is_file()
+    assert [file.name for file in (second / "model").iterdir()] == []
+
+    # the second machine has no checkpoint
+    ended = on_two_machines(dataclasses.replace(arguments, num_epochs=3, resume=True), tmp_path)
+    assert all(code for code, _ in ended)
+    assert any(re.search("error: .*checkpoint.*every machine", message) for _, message in ended), ended
+    shutil.copytree(first / "model" / "checkpoints", second / "model" / "checkpoints")
+    ended = on_two_machines(dataclasses.replace(arguments, num_epochs=3, resume=True), tmp_path)
+    assert [code for code, _ in ended] == [0, 0], ended
+    train(dataclasses.replace(arguments, num_epochs=3, resume=True))
+    assert history(on_first, "validation/loss") == pytest.approx(history(arguments, "validation/loss"), rel=1e-4)
+
+
+def cached(folder: Path) -> dict[str, str]:
+    """Digests of the arrays in a cache."""
+    return {file.parent.name: file.read_text() for file in folder.glob(f"*/{DIGEST}")}
 
 
 def test_two_processes_with_half_the_batch_each_give_the_same_losses_as_one(arguments, tmp_path):

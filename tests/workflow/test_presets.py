@@ -59,6 +59,15 @@ def test_the_hub_is_used_when_asked_for():
     assert (settings.start_from, settings.squeezenet_weights, settings.extractor) == ("", "download", "inception")
 
 
+@pytest.mark.parametrize("training", ["keep", "tune", "new"])
+def test_the_autoencoder_is_trained_as_asked_and_the_model_fits_it(training):
+    settings = chosen(MANY, SERVER, 10, autoencoder_training=training)
+    assert settings.autoencoder_training == training
+    assert settings.start_from == ("" if training == "new" else RELEASED_MODEL)
+    [row] = [row for row in choose(MANY, LAPTOP, 10, Wishes(autoencoder_training=training)) if "training" in row.name]
+    assert ("blurred" in row.reason) == (training != "keep")  # no LPIPS there
+
+
 def test_little_memory_means_small_batches():
     assert chosen(MANY, dataclasses.replace(LAPTOP, memory_gib=2.0), 30).batch_size == 16
 
@@ -71,6 +80,12 @@ def test_every_choice_is_shown_with_its_reason_and_a_changed_one_says_so():
         assert choice.name in shown
         assert (choice.reason in shown) == (choice.name != "batch_size")
     assert sum(SHARES.values()) == 100
+    rows = table(settings, choices).splitlines()
+    assert len(rows) == len(dataclasses.fields(settings)) and not [row for row in rows if len(row.split()) < 3]
+    assert {field.name for field in dataclasses.fields(settings)} == {choice.name for choice in choices} | {
+        "photos",
+        "minutes",
+    }
 
 
 def test_the_readme_shows_the_table():

@@ -16,24 +16,21 @@ from accelerate.state import AcceleratorState
 import animal_ldm
 from animal_ldm.commands.run import main
 from animal_ldm.errors import InputError
+from animal_ldm.evaluation.results import AutoencoderResult, read_results
 from animal_ldm.workflow import run
-from animal_ldm.workflow.clock import Clock, RunState, StageState, allotment
+from animal_ldm.workflow.clock import Clock, RunState, StageState
+from animal_ldm.workflow.job import Job
+from animal_ldm.workflow.measuring import tune_the_guidance
 from animal_ldm.workflow.run import Plan, check_changes, settings_for
 from animal_ldm.workflow.settings import SHARES
-from animal_ldm.workflow.stages import STAGES, Job, tune_the_guidance
+from animal_ldm.workflow.stages import STAGES
 from animal_ldm.workflow.survey import Survey
-from animal_ldm.workflow.verdict import of_photos, of_training
+from animal_ldm.workflow.verdict import of_gap, of_photos, of_results, of_training
 from tests.data.photos_on_disk import write_photos
 from tests.training.conftest import write_split
 from tests.workflow.test_settings import SETTINGS
 
 PHOTOS = Survey(20, {"cat": 20}, captioned=0, short_side=200, fingerprint="now")
-
-
-def test_a_stage_gets_its_share_of_what_is_left_but_leaves_what_later_ones_need():
-    assert allotment(120, [15, 60, 25, 0], reserves=20) == pytest.approx(15)
-    assert allotment(50, [60, 15], reserves=5) == pytest.approx(45 * 60 / 75)
-    assert allotment(3, [10], reserves=5) == 0
 
 
 def test_time_is_counted_per_stage_and_over_all_starts(tmp_path):
@@ -54,6 +51,18 @@ def test_a_run_goes_on_beyond_its_time(tmp_path):
     with Clock(state, tmp_path, minutes=1, already=0.0) as clock:
         assert clock.left < -400
         clock.bar.refresh()
+
+
+def test_the_clock_does_not_hide_why_a_run_stopped(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with (
+        pytest.raises(InputError, match="the disk is full"),
+        Clock(RunState(), folder, minutes=1, already=0.0) as clock,
+    ):
+        clock.folder = tmp_path / "out" / "state.json"  # cannot be written: its folder is a file
+        clock.folder.write_text("{}")
+        raise InputError("the disk is full")
 
 
 def begun(folder: Path, **changes) -> tuple[Plan, RunState]:
@@ -107,6 +116,23 @@ def test_advice_follows_from_the_validation_loss(losses, said):
     history = [{"images_seen": 100 * i, "validation/loss": loss} for i, loss in enumerate(losses, 1)]
     report = {"history": history, "images_seen": 100 * len(losses), "training_photos": 50}
     assert said in " ".join(of_training(report))
+
+
+@pytest.mark.parametrize("train, widens", [([0.5, 0.45, 0.40], True), ([0.5, 0.49, 0.485], False), ([], False)])
+def test_losses_that_part_ask_for_more_photos(train, widens):
+    history = [{"images_seen": 100 * i, "train/loss": loss} for i, loss in enumerate(train, 1)]
+    history += [{"images_seen": 100 * i, "validation/loss": loss} for i, loss in enumerate([0.5, 0.49, 0.485], 1)]
+    said = [*of_gap({"history": history, "images_seen": 300})]
+    assert bool(said) == widens
+    assert not said or ("from 0.4500 to 0.4000" in said[0] and "More photos" in said[0])
+
+
+@pytest.mark.parametrize("probe, said", [(0.5, True), (0.85, False), (None, False)])
+def test_an_autoencoder_that_loses_the_classes_is_named(probe, said):
+    results = read_results(Path(__file__).parents[2] / "models/animal-ldm-128/evaluation/squeezenet/results.json")
+    autoencoder = AutoencoderResult(50, 20.0, None, 1.0, 0.1, probe, probe and 0.9, seed=1, note=None)
+    lines = [*of_results(dataclasses.replace(results, autoencoder=autoencoder))]
+    assert any("reconstructions, of 90% of the photos" in line for line in lines) == said
 
 
 def test_small_classes_and_skipped_photos_are_named():

@@ -60,6 +60,7 @@ def test_mistakes_in_the_file_are_named(tmp_path, old, new, message):
         ({"shares": {"evaluation": 1.0}}, "shares must give a number"),
         ({"shares": SHARES | {"text_to_image": 0.0}}, "some time for text_to_image"),
         ({"push": "model"}, "such as user/name"),
+        ({"autoencoder_training": "new", "start_from": "model"}, "start_from must be empty, but is model"),
     ],
 )
 def test_settings_out_of_range_are_named(changes, message):
