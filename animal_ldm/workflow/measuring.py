@@ -216,9 +216,7 @@ def no_time(job: Job) -> str:
 
 def photo_counts(data: Path) -> tuple[int, ...]:
     """Training and validation photos."""
-    return tuple(
-        len(load_split(data, split)) if has_split(data, split) else 0 for split in SPLITS
-    )
+    return tuple(len(load_split(data, split)) if has_split(data, split) else 0 for split in SPLITS)
 
 
 def too_few_photos(data: Path) -> bool:
