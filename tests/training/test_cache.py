@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -55,6 +57,54 @@ def test_what_was_left_of_another_array_is_not_taken_up(tmp_path):
     (leftover / "array.npy").write_bytes(b"torn")
     array = Cache(Accelerator(), tmp_path).array("key", (10, 1), np.float32, squares([]), "squaring", chunk=4)
     assert np.array_equal(array[:, 0], np.arange(10) ** 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_machines_share_the_work_on_one_disk_or_on_separate_ones(tmp_path, shared):
+    code = """
+import os
+import sys
+import numpy as np
+from accelerate import Accelerator
+from animal_ldm.training.cache import Cache
+def compute(start, stop):
+    print(start, flush=True)
+    if start == int(sys.argv[2]):
+        os._exit(1)
+    return np.arange(start, stop, dtype=np.float32)[:, None] ** 2
+array = Cache(Accelerator(cpu=True), sys.argv[1]).array("key", (20, 1), np.float32, compute, "squaring", chunk=1)
+assert np.array_equal(array[:, 0], np.arange(20) ** 2)
+"""
+    folders = [tmp_path / ("disk" if shared else f"disk-{rank}") for rank in range(2)]
+
+    def launch(fails_at: int) -> list[list[int]]:
+        port = str(free_port())
+        machines = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(folder), str(fails_at)],
+                env=os.environ
+                | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank, folder in enumerate(folders)
+        ]
+        computed = [sorted(map(int, machine.communicate(timeout=300)[0].split())) for machine in machines]
+        assert all((machine.returncode == 0) == (fails_at < 0) for machine in machines)
+        return computed
+
+    assert launch(fails_at=16)[1] == list(range(8, 16))  # pieces of 8 rows; the first machine fails with the third
+    again = launch(fails_at=-1)
+    assert again == [list(range(16, 20)), []]
+    assert all(sorted(path.name for path in folder.iterdir()) == ["key"] for folder in folders)
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
 
 
 def test_rows_computed_on_the_fly_are_those_of_the_array():
