@@ -29,14 +29,21 @@ class PrepareArguments(PreparationSettings):
     # metadata.jsonl or metadata.csv, or a dataset of the `datasets` library, by folder or by name on the Hub. Captions
     # may be in text files beside the photos (zebra.jpg, zebra.txt), one per line. Nothing in it is changed.
     source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
-    # Folder to write: train/ and validation/ with PNG squares and metadata.jsonl, dataset_card.md,
+    # Folder to write: train/ and validation/ with PNG squares and metadata.jsonl or with shards, dataset_card.md,
     # preparation_report.json. New, empty, or an interrupted preparation with the same arguments.
     out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
     # Processes that open, crop and write photos.
     workers: int = os.cpu_count() or 1
+    # Only make the squares of part i of n, written i/n: for as many machines, which write to one OUT on a shared disk,
+    # or into folders whose .preparation you copy into one. When all parts have ended, run the command without --part:
+    # it makes the dataset, the same as from one machine.
+    part: str | None = None
 
     def check(self) -> None:
         super().check()
+        index, _, number = (self.part or "1/1").partition("/")
+        if not (index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+            raise InputError(f"--part must be i/n with i from 1 to n, such as 2/8, but is {self.part}.")
         if self.workers < 1:
             raise InputError(f"--workers must be at least 1, but is {self.workers}.")
 
@@ -49,8 +56,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(PrepareArguments, argv, prog="animal-ldm prepare")
     arguments.check()
     from ..data.prepare import prepare
+    from ..data.processing import Part
 
-    print_summary(prepare(arguments.source, arguments.out, arguments.settings(), arguments.workers), arguments.out)
+    part = Part(*map(int, arguments.part.split("/"))) if arguments.part else None
+    report = prepare(arguments.source, arguments.out, arguments.settings(), arguments.workers, part)
+    if report is None:
+        print(f"{shown(arguments.out)}: part {arguments.part} is done")
+    else:
+        print_summary(report, arguments.out)
 
 
 def print_summary(report: "PreparationReport", out: Path) -> None:

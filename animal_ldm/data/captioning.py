@@ -29,7 +29,7 @@ from .captioner import Captioner, ModelFiles, find_captioner
 from .captions import caption_sources, plural, with_article
 from .dataset_card import add_captioners, dataset_card
 from .prepare import CARD, SPLITS
-from .prepared import load_split, read_metadata
+from .prepared import has_split, load_split, read_metadata
 from .reading import stamp
 from .records import MODEL_PREFIX, NO_CAPTION, OWN, MetadataLine
 from .report import REPORT, CaptionerRecord, PreparationReport, read_report
@@ -140,6 +140,11 @@ def read_photos(folder: Path) -> list[CaptionedPhoto]:
         InputError: it is not a prepared dataset, or a line of its metadata is malformed.
     """
     splits = [split for split in SPLITS if (folder / split / "metadata.jsonl").exists()]
+    if not splits and has_split(folder, SPLITS[0]):
+        raise InputError(
+            f"{folder} holds shards, whose captions cannot be changed. Prepare the photos with --format folders and"
+            " caption them there, or pass them with their captions to `animal-ldm prepare`."
+        )
     if not splits:
         load_split(folder, SPLITS[0])  # says what is missing
     return [

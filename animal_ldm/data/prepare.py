@@ -14,39 +14,30 @@ import logging
 import os
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from ..errors import InputError
 from ..files import write_bytes, write_json, write_text
 from ..locks import locked
-from .attributes import KINDS
-from .captions import caption, caption_sources, described_captions, may_be_plural
+from .captions import caption, caption_sources, described_captions
 from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
 from .duplicates import near_duplicates
-from .processing import Processing, process_photos, square_path
-from .reading import class_name, shown
+from .processing import Part, Processing, Share, process_photos, square_path
+from .reading import class_name, folder_name, shown
 from .records import (
     ATTRIBUTES,
     MODEL_PREFIX,
     NO_CAPTION,
     OWN,
     TEMPLATE,
-    FileProblem,
     MetadataLine,
     Photo,
     PhotoRecord,
 )
-from .report import (
-    REPORT,
-    CaptionCounts,
-    ClassCounts,
-    CropCounts,
-    PreparationReport,
-    read_report,
-    read_settings,
-)
+from .report import REPORT, Job, PreparationReport, build_report, read_report, read_settings, with_attributes
 from .settings import PreparationSettings
 from .sources import Source, open_source
 
@@ -54,21 +45,18 @@ WORK_FOLDER = ".preparation"
 CARD = "dataset_card.md"
 CONTACT_SHEET = "contact_sheet.jpg"
 SPLITS = ("train", "validation")
-MAX_FOLDER_NAME = 255  # bytes, on every common file system
+FOLDERS_BELOW = 20_000  # photos; from here on shards are the default
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What decides the result: the settings, and a fingerprint of the list of photos."""
-
-    arguments: PreparationSettings
-    photos: str
-
-
-def prepare(source_name: str, out: Path, settings: PreparationSettings, workers: int) -> PreparationReport:
+def prepare(
+    source_name: str, out: Path, settings: PreparationSettings, workers: int, part: Part | None = None
+) -> PreparationReport | None:
     """Prepare the photos of `source_name` in the folder `out`, or resume a stopped preparation there.
+
+    Of a `part` only the squares are made, and None is returned. A preparation without it makes what is missing and
+    the dataset, which does not depend on the parts.
 
     Raises:
         InputError: the source or the settings cannot be used, `out` holds something else, or another process writes
@@ -83,15 +71,26 @@ def prepare(source_name: str, out: Path, settings: PreparationSettings, workers:
             "class's name, or a text file with a caption beside each photo (zebra.jpg, zebra.txt).",
             source.name,
         )
+    settings = replace(settings, format=settings.format or default_format(out, len(photos)))
     job = Job(settings, list_fingerprint(photos))
     check_folders(out, Path(source_name))
     place = out.resolve()
-    with locked(place.with_name(f".{place.name}.lock"), f"OUT {shown(out)}"):
-        return prepare_photos(source, photos, job, out, workers)
+    suffix = f".part-{part.index}-of-{part.number}" if part else ""
+    with locked(place.with_name(f".{place.name}{suffix}.lock"), f"OUT {shown(out)}"):
+        return prepare_photos(source, photos, job, out, Share(workers, part))
 
 
-def prepare_photos(source: Source, photos: list[Photo], job: Job, out: Path, workers: int) -> PreparationReport:
-    """The rest of `prepare`, while no other process writes to `out`."""
+def default_format(out: Path, photos: int) -> Literal["folders", "shards"]:
+    """That of the preparation in `out`, if there is one."""
+    report, job = read_report(out / REPORT), read_job(out / WORK_FOLDER / "job.json")
+    for earlier in (report and report.arguments, job and job.arguments):
+        if earlier and earlier.format:
+            return earlier.format
+    return "folders" if photos < FOLDERS_BELOW else "shards"
+
+
+def prepare_photos(source: Source, photos: list[Photo], job: Job, out: Path, share: Share) -> PreparationReport | None:
+    """The rest of `prepare`, while no other process writes to `out` but those of other parts."""
     settings = job.arguments
     report = finished_report(out, job)
     if report is None:
@@ -106,7 +105,9 @@ def prepare_photos(source: Source, photos: list[Photo], job: Job, out: Path, wor
             without_text=not source.has_text,
             describe=settings.describe,
         )
-        records = process_photos(photos, processing, workers)
+        records = process_photos(photos, processing, share)
+        if records is None:
+            return None
         report = finish(out, job, source, photos, records)
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return report
@@ -159,13 +160,17 @@ def finished_report(out: Path, job: Job) -> PreparationReport | None:
             lines = read_lines(out, split) if photos else []
         except (OSError, ValueError):
             return None
-        if not all((out / split / line.file_name).exists() for line in lines):
+        if report.arguments.format == "folders" and not all((out / split / line.file_name).exists() for line in lines):
             return None
     return report
 
 
 def read_lines(out: Path, split: str) -> list[MetadataLine]:
     """The metadata of a split. Raises an OSError or ValueError where it is missing or damaged."""
+    if next((out / split).glob("*.parquet"), None):
+        from .shards import read_shards  # imports `datasets`, which takes seconds and which folders do not need
+
+        return list(read_shards(out / split))
     content = (out / split / "metadata.jsonl").read_text(encoding="utf-8")
     return [MetadataLine.parse(line) for line in content.splitlines()]
 
@@ -207,13 +212,13 @@ def describe_difference(earlier: Job, job: Job) -> str:
 # --- from squares and records to the dataset -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UsedPhoto:
-    """A photo of the dataset: its split, its line of metadata, and where its square waits."""
+    """A photo of the dataset: its split, its line of metadata, and its index in the source."""
 
     split: str
     line: MetadataLine
-    square: Path
+    index: int
 
 
 def finish(out: Path, job: Job, source: Source, photos: list[Photo], records: list[PhotoRecord]) -> PreparationReport:
@@ -231,28 +236,39 @@ def finish(out: Path, job: Job, source: Source, photos: list[Photo], records: li
         UsedPhoto(
             "validation" if index in validation else "train",
             metadata_line(photo, record, job.arguments.seed),
-            square_path(work, index),
+            index,
         )
         for index, (photo, record) in enumerate(zip(photos, records, strict=True))
         if not record.skipped
     ]
-    for photo in used:
-        if photo.square.exists():  # else a stopped start has moved it already
-            move(photo.square, out / photo.split / photo.line.file_name)
+    packed = job.arguments.format == "shards"
+    for photo in used if not packed else ():
+        square = square_path(work, photo.index)
+        if square.exists():  # else a stopped start has moved it already
+            move(square, out / photo.split / photo.line.file_name)
     used.sort(key=lambda photo: photo.line.file_name)
+
+    def square_of(photo: UsedPhoto) -> Path:
+        return square_path(work, photo.index) if packed else out / photo.split / photo.line.file_name
+
     report = build_report(job, source, photos, records, validation)
     if job.arguments.describe:
         report = with_attributes(report, [photo.line for photo in used])
     used, report = with_captions_by_models(used, report, out)
     report.write(work / REPORT)
     write_text(work / CARD, dataset_card(report))
-    write_bytes(work / CONTACT_SHEET, contact_sheet(photos_by_class(used, list(report.classes), out)))
+    write_bytes(work / CONTACT_SHEET, contact_sheet(photos_by_class(used, list(report.classes), square_of)))
     for name in (REPORT, CARD, CONTACT_SHEET):
         move(work / name, out / name)
     for split in SPLITS:
-        lines = "".join(photo.line.json() for photo in used if photo.split == split)
-        if lines:
-            write_text(work / f"{split}.jsonl", lines)
+        of_split = [photo for photo in used if photo.split == split]
+        lines = [photo.line for photo in of_split]
+        if lines and packed:
+            from .shards import write_shards  # imports `datasets`, see above
+
+            write_shards(out / split, lines, lambda number, of=of_split: square_of(of[number]))
+        elif lines:
+            write_text(work / f"{split}.jsonl", "".join(line.json() for line in lines))
             move(work / f"{split}.jsonl", out / split / "metadata.jsonl")
     return report
 
@@ -266,7 +282,10 @@ def skip_duplicates(photos: list[Photo], records: list[PhotoRecord]) -> None:
             if original != photo.name:
                 record.skipped, record.detail = "duplicate", f"same pixels as {original}"
     left = [index for index, record in enumerate(records) if not record.skipped]
-    for first, second in near_duplicates([bytes.fromhex(records[index].thumbnail) for index in left]):
+    thumbnails = [bytes.fromhex(records[index].thumbnail) for index in left]
+    for record in records:
+        record.thumbnail = ""  # the largest part of a record
+    for first, second in near_duplicates(thumbnails):
         original, record = left[first], records[left[second]]
         if not records[original].skipped and not record.skipped:
             record.skipped, record.detail = "near_duplicate", f"nearly the same as {photos[original].name}"
@@ -302,80 +321,12 @@ def metadata_line(photo: Photo, record: PhotoRecord, seed: int) -> MetadataLine:
     else:
         texts, sources = ("",), (NO_CAPTION,)
     file_name = f"{folder_name(photo.label)}/{record.digest}.png"
-    return MetadataLine(file_name, texts[0], photo.label, texts, sources, record.attributes)
-
-
-def folder_name(label: str) -> str:
-    """The class as a folder: "polar bear" -> "polar_bear". Anything unusual in a folder's name becomes "_" as well.
-
-    A name that is too long for a file system is cut, with a digest of the whole name at its end.
-    """
-    name = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in label) or "unlabelled"
-    if len(name.encode()) <= MAX_FOLDER_NAME:
-        return name
-    digest = hashlib.sha256(label.encode()).hexdigest()[:16]
-    return name.encode()[: MAX_FOLDER_NAME - 17].decode(errors="ignore") + "-" + digest
+    return MetadataLine(file_name, texts[0], photo.label, texts, sources, record.attributes, record.sha256)
 
 
 def move(file: Path, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     os.replace(file, destination)
-
-
-def build_report(
-    job: Job, source: Source, photos: list[Photo], records: list[PhotoRecord], validation: set[int]
-) -> PreparationReport:
-    classes: defaultdict[str, ClassCounts] = defaultdict(ClassCounts)
-    skipped: defaultdict[str, list[FileProblem]] = defaultdict(list)
-    crops, captions = Counter[str](), Counter[str]()
-    num_captions = 0
-    for index, (photo, record) in enumerate(zip(photos, records, strict=True)):
-        counts = classes[photo.label]
-        counts.found += 1
-        if record.skipped:
-            skipped[record.skipped].append(FileProblem(photo.name, record.detail))
-            continue
-        if index in validation:
-            counts.validation += 1
-        else:
-            counts.train += 1
-        crops[record.crop] += 1
-        captions["own" if photo.texts else "templates" if photo.label else "none"] += 1
-        num_captions += max(1, len(photo.texts)) if photo.texts or photo.label else 0
-    return PreparationReport(
-        arguments=job.arguments,
-        photos=job.photos,
-        source=source.name,
-        found=len(photos),
-        train=sum(counts.train for counts in classes.values()),
-        validation=sum(counts.validation for counts in classes.values()),
-        classes=dict(sorted(classes.items(), key=lambda item: (-item[1].found, item[0]))),
-        crops=CropCounts(crops["box"], crops["center"]),
-        captions=CaptionCounts(captions["own"], captions["templates"]),
-        possible_plurals=[name for name in sorted(classes) if captions["templates"] and may_be_plural(name)],
-        skipped={reason: len(files) for reason, files in sorted(skipped.items())},
-        skipped_files=dict(sorted(skipped.items())),
-        boxes_of_other_classes=sum(record.boxes_of_other_classes for record in records),
-        wrong_label_lines=[line for record in records for line in record.wrong_label_lines],
-        wrong_colour_profiles=[
-            FileProblem(photo.name, record.profile_problem)
-            for photo, record in zip(photos, records, strict=True)
-            if record.profile_problem
-        ],
-        num_captions=num_captions,
-        photos_without_text=captions["none"],
-        source_problems=[*source.problems, *long_names(classes)],
-    )
-
-
-def with_attributes(report: PreparationReport, lines: list[MetadataLine]) -> PreparationReport:
-    """The report with the counts of what `--describe` measured and wrote."""
-    words = Counter(word for line in lines if line.attributes for word in line.attributes.words().items())
-    attributes: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
-    for (kind, word), number in sorted(words.items(), key=lambda item: (-item[1], item[0])):
-        attributes[kind][word] = number
-    described = sum(len(line.texts) for line in lines) - report.num_captions - report.photos_without_text
-    return replace(report, num_captions=report.num_captions + described, described=described, attributes=attributes)
 
 
 def with_captions_by_models(
@@ -418,20 +369,13 @@ def with_captions_of(line: MetadataLine, before: MetadataLine | None) -> Metadat
     return replace(line, text=texts[0], texts=texts, caption_sources=sources)
 
 
-def long_names(classes: dict[str, Any]) -> list[FileProblem]:
-    """The classes whose name is too long for a folder."""
-    return [
-        FileProblem(name, f"too long for the name of a folder; the folder is called {folder_name(name)}")
-        for name in classes
-        if len(name.encode()) > MAX_FOLDER_NAME
-    ]
-
-
-def photos_by_class(used: list[UsedPhoto], classes: list[str], out: Path) -> dict[str, list[Path]]:
+def photos_by_class(
+    used: list[UsedPhoto], classes: list[str], square_of: Callable[[UsedPhoto], Path]
+) -> dict[str, list[Path]]:
     """The first photos of each class for the contact sheet, those of the training split before the others."""
     photos: dict[str, list[Path]] = {label: [] for label in classes}
     for split in SPLITS:
         for photo in used:
             if photo.split == split and len(photos[photo.line.label]) < SHEET_COLUMNS:
-                photos[photo.line.label].append(out / split / photo.line.file_name)
+                photos[photo.line.label].append(square_of(photo))
     return photos

@@ -3,9 +3,12 @@
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +19,9 @@ from .attributes import Attributes
 from .captions import caption_sources
 from .reading import METADATA_BYTES, inside
 from .records import NO_CAPTION, TEMPLATE, MetadataLine
+
+if TYPE_CHECKING:
+    from .shards import PackedPhotos
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,18 @@ class PreparedSplit:
         labels: class names; "" for photos without a class.
         attributes: measured words of each photo; None for photos prepared without `--describe`.
         sources: where each of `captions` comes from, as `MetadataLine.caption_sources`.
+        digests: SHA-256 of each photo's file when it was prepared; "" in folders of earlier versions.
+        shards: where the photos are, if they are not files; the sequences above are then read from disk as needed.
     """
 
     folder: Path
-    files: tuple[str, ...]
-    captions: tuple[tuple[str, ...], ...]
-    labels: tuple[str, ...]
-    attributes: tuple[Attributes | None, ...] = ()
-    sources: tuple[tuple[str, ...], ...] = ()
+    files: Sequence[str]
+    captions: Sequence[tuple[str, ...]]
+    labels: Sequence[str]
+    attributes: Sequence[Attributes | None] = ()
+    sources: Sequence[tuple[str, ...]] = ()
+    digests: Sequence[str] = ()
+    shards: "PackedPhotos | None" = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -84,21 +94,78 @@ class PreparedSplit:
         return sorted(counts, key=lambda name: (-counts[name], name)) or [""]
 
     def image(self, index: int) -> np.ndarray:
-        """Photo `index` as uint8 RGB, (H, W, 3)."""
-        with Image.open(self.folder / self.files[index]) as image:
+        """Photo `index` as uint8 RGB, (H, W, 3).
+
+        Raises:
+            InputError: it is not the photo that was prepared.
+        """
+        with Image.open(BytesIO(self.photo_bytes(index))) as image:
             return np.asarray(image.convert("RGB"))
+
+    def photo_bytes(self, index: int) -> bytes:
+        """The file of photo `index`.
+
+        Raises:
+            InputError: it is not the file that was prepared.
+        """
+        data = (self.folder / self.files[index]).read_bytes() if self.shards is None else self.shards[index]
+        known = self.digests[index] if self.digests else ""
+        if known and hashlib.sha256(data).hexdigest() != known:
+            raise InputError(
+                f"{self.folder / self.files[index]} has changed since the dataset was prepared: its SHA-256 is not"
+                " that in the metadata. Prepare again; if the change is yours, remove the photo's sha256 there."
+            )
+        return data
+
+    @property
+    def photo_files(self) -> "tuple[Path | PackedPhoto, ...]":
+        """The photos' files, each with `read_bytes`."""
+        if self.shards is not None:
+            return tuple(PackedPhoto(self, index) for index in range(len(self)))
+        return tuple(self.folder / file for file in self.files)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names and bytes of all photos, in order, without their captions. Reads every photo, once."""
+        """SHA-256 over names and bytes of all photos, in order, without their captions.
+
+        It is made of `digests`; only photos that have none are read. `verify` reads them all.
+        """
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(file.encode() + b"\0" + hashlib.sha256((self.folder / file).read_bytes()).digest())
+        for index, (file, known) in enumerate(zip(self.files, self.digests or ("",) * len(self), strict=True)):
+            part = bytes.fromhex(known) if known else hashlib.sha256(self.photo_bytes(index)).digest()
+            digest.update(file.encode() + b"\0" + part)
         return digest.hexdigest()
+
+    def verify(self) -> None:
+        """Read every photo and compare it with its digest.
+
+        Raises:
+            InputError: one is not the file that was prepared.
+        """
+        for index in range(len(self)):
+            self.photo_bytes(index)
+
+
+class PackedPhoto(NamedTuple):
+    """A photo in a shard, in the place of its file."""
+
+    split: PreparedSplit
+    index: int
+
+    def read_bytes(self) -> bytes:
+        return self.split.photo_bytes(self.index)
+
+    def __str__(self) -> str:
+        return str(self.split.folder / self.split.files[self.index])
+
+
+def has_split(prepared: str | Path, split: str) -> bool:
+    folder = Path(prepared, split)
+    return (folder / "metadata.jsonl").exists() or next(folder.glob("*.parquet"), None) is not None
 
 
 def load_split(prepared: str | Path, split: str) -> PreparedSplit:
-    """Read `PREPARED/<split>/metadata.jsonl`.
+    """Read `PREPARED/<split>/metadata.jsonl`, or the shards there.
 
     Raises:
         InputError: the folder is not a prepared dataset, its metadata is empty or malformed, or one of its files is
@@ -106,6 +173,11 @@ def load_split(prepared: str | Path, split: str) -> PreparedSplit:
     """
     folder = Path(prepared) / split
     metadata = folder / "metadata.jsonl"
+    if not metadata.exists() and has_split(prepared, split):
+        # Imports `datasets`, which takes seconds and which folders do not need.
+        from .shards import load_shards
+
+        return load_shards(Path(prepared), folder)
     if not metadata.exists():
         raise InputError(
             f"Expected a prepared dataset with {metadata}, but found none. "
@@ -121,6 +193,7 @@ def load_split(prepared: str | Path, split: str) -> PreparedSplit:
         tuple(line.label for line in lines),
         tuple(line.attributes for line in lines),
         tuple(map(caption_sources, lines)),
+        tuple(line.sha256 for line in lines),
     )
 
 

@@ -4,6 +4,7 @@ Photos are processed in chunks. A chunk's records are written, whole or not at a
 chunk with records is done, and a restart processes only the others.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -50,15 +51,35 @@ class Processing(NamedTuple):
     describe: bool = False
 
 
-def process_photos(photos: list[Photo], processing: Processing, workers: int) -> list[PhotoRecord]:
-    """Write the square of every usable photo (`square_path`); return a record of every photo, in order."""
-    work = processing.work
+class Part(NamedTuple):
+    """Part `index` of `number`, counted from 1, of the chunks of a preparation."""
+
+    index: int
+    number: int
+
+
+class Share(NamedTuple):
+    """What this machine does: with how many processes, and which part; None for all of it."""
+
+    workers: int
+    part: Part | None = None
+
+
+def process_photos(photos: list[Photo], processing: Processing, share: Share) -> list[PhotoRecord] | None:
+    """Write the square of every usable photo (`square_path`); return a record of every photo, in order.
+
+    Of a part only its photos are processed, and None is returned.
+    """
+    work, part = processing.work, share.part or Part(1, 1)
     chunks = [(start, photos[start : start + CHUNK_SIZE]) for start in range(0, len(photos), CHUNK_SIZE)]
-    left = [chunk for chunk in chunks if not record_path(work, chunk[0]).exists()]
-    done = len(photos) - sum(len(chunk) for _, chunk in left)
-    with tqdm(total=len(photos), initial=done, unit=" photos", desc="prepare") as progress:
-        for processed in process_chunks(left, processing, min(workers, len(left))):
+    mine = chunks[part.index - 1 :: part.number]
+    left = [chunk for chunk in mine if not record_path(work, chunk[0]).exists()]
+    total, todo = (sum(len(chunk) for _, chunk in some) for some in (mine, left))
+    with tqdm(total=total, initial=total - todo, unit=" photos", desc="prepare") as progress:
+        for processed in process_chunks(left, processing, min(share.workers, len(left))):
             progress.update(processed)
+    if share.part:
+        return None
     return [
         PhotoRecord.parse(record)
         for start, _ in chunks
@@ -136,7 +157,8 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRe
     encoded = BytesIO()
     scaled = scale_square(image, crop, processing.image_size)
     scaled.save(encoded, "PNG")
-    write_bytes(square, encoded.getvalue())
+    png = encoded.getvalue()
+    write_bytes(square, png)
     return PhotoRecord(
         digest=pixel_digest(image),
         thumbnail=thumbnail(image).hex(),
@@ -149,6 +171,7 @@ def process_photo(photo: Photo, processing: Processing, square: Path) -> PhotoRe
         attributes=measure(np.asarray(scaled), in_square(boxes, crop, processing.image_size))
         if processing.describe
         else None,
+        sha256=hashlib.sha256(png).hexdigest(),
     )
 
 

@@ -1,5 +1,6 @@
 """Files and names from a source, which may be damaged or hostile: bounded reads, and names that can be shown."""
 
+import hashlib
 import os
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -7,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 PHOTO_BYTES = 512 << 20
 TEXT_BYTES = 64 << 10  # of a label file or a caption file
 METADATA_BYTES = 512 << 20
+MAX_FOLDER_NAME = 255  # bytes, on every common file system
 
 
 def inside(root: Path, folder: Path, file_name: str) -> Path:
@@ -58,3 +60,15 @@ def one_line(text: str) -> str:
     # Cc: control characters; Cs: lone surrogates. Others that do not print, such as joiners, belong to some scripts.
     kept = (letter for letter in text if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cs"))
     return " ".join("".join(kept).split())
+
+
+def folder_name(label: str) -> str:
+    """The class as a folder: "polar bear" -> "polar_bear". Anything unusual in a folder's name becomes "_" as well.
+
+    A name that is too long for a file system is cut, with a digest of the whole name at its end.
+    """
+    name = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in label) or "unlabelled"
+    if len(name.encode()) <= MAX_FOLDER_NAME:
+        return name
+    digest = hashlib.sha256(label.encode()).hexdigest()[:16]
+    return name.encode()[: MAX_FOLDER_NAME - 17].decode(errors="ignore") + "-" + digest

@@ -1,6 +1,7 @@
 """The records that travel between the steps of `prepare` and, in `metadata.jsonl`, to every later step."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -36,7 +37,7 @@ class Columns:
     text: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """One photo of a source, not opened yet.
 
@@ -67,7 +68,7 @@ class FileProblem:
     why: str
 
 
-@dataclass
+@dataclass(slots=True)
 class PhotoRecord:
     """What processing found out about one photo.
 
@@ -81,6 +82,7 @@ class PhotoRecord:
         wrong_label_lines: what is wrong with the label file, with file and line.
         profile_problem: why the colour profile was ignored; empty where it was not.
         attributes: what was measured; None without `--describe`.
+        sha256: of the square's file.
     """
 
     skipped: str = ""
@@ -93,6 +95,7 @@ class PhotoRecord:
     wrong_label_lines: list[str] = field(default_factory=list)
     profile_problem: str = ""
     attributes: Attributes | None = None
+    sha256: str = ""
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "PhotoRecord":
@@ -103,7 +106,7 @@ class PhotoRecord:
         return record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MetadataLine:
     """A line of `metadata.jsonl`: one square.
 
@@ -117,6 +120,7 @@ class MetadataLine:
             "none" (the empty text). Empty for folders of earlier
             versions; `captions.caption_sources` tells then.
         attributes: words measured by `prepare --describe`, "" for those that are not sure; None without it.
+        sha256: of the square's file; empty for folders of earlier versions.
     """
 
     file_name: str
@@ -125,6 +129,7 @@ class MetadataLine:
     texts: tuple[str, ...]
     caption_sources: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    sha256: str = ""
 
     @classmethod
     def parse(cls, line: str) -> "MetadataLine":
@@ -156,7 +161,10 @@ class MetadataLine:
             raise ValueError("caption_sources must be as many as texts")
         attributes = value.get("attributes")
         attributes = None if attributes is None else Attributes.parse(attributes)
-        return cls(file_name, text, label, tuple(texts), tuple(sources), attributes)
+        sha256 = value.get("sha256", "")
+        if not isinstance(sha256, str) or not re.fullmatch("([0-9a-f]{64})?", sha256):
+            raise ValueError("sha256 must be 64 hexadecimal digits")
+        return cls(file_name, text, label, tuple(texts), tuple(sources), attributes, sha256)
 
     def json(self) -> str:
         values = asdict(self)
@@ -164,4 +172,6 @@ class MetadataLine:
             del values["caption_sources"]
         if self.attributes is None:
             del values["attributes"]
+        if not self.sha256:
+            del values["sha256"]
         return json.dumps(values) + "\n"

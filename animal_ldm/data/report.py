@@ -1,13 +1,18 @@
 """`preparation_report.json`: the settings of a preparation, its counts, and every file behind them."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..files import write_json
-from .records import FileProblem
+from .attributes import KINDS
+from .captions import may_be_plural
+from .reading import MAX_FOLDER_NAME, folder_name
+from .records import FileProblem, MetadataLine, Photo, PhotoRecord
 from .settings import CaptioningSettings, PreparationSettings
+from .sources import Source
 
 REPORT = "preparation_report.json"
 VERSION = 2  # version 1, without a number, had `licence`, and lacked the fields with a default below
@@ -104,9 +109,19 @@ class PreparationReport:
 
     def write(self, path: Path) -> None:
         content = {"version": VERSION, **asdict(self)}
+        if self.arguments.format == "folders":  # as before there was a choice
+            del content["arguments"]["format"]
         if not self.arguments.describe:  # the report of a preparation without it stays as it was before the option
             del content["arguments"]["describe"], content["described"], content["attributes"]
         write_json(path, content)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the result: the settings, and a fingerprint of the list of photos."""
+
+    arguments: PreparationSettings
+    photos: str
 
 
 def read_report(path: Path) -> PreparationReport | None:
@@ -144,8 +159,76 @@ def read_settings(values: dict[str, Any]) -> PreparationSettings:
     """
     renamed: dict[str, Any] = {"license" if name == "licence" else name: value for name, value in values.items()}
     renamed["classes"] = tuple(renamed["classes"])
-    return PreparationSettings(**renamed)
+    return PreparationSettings(**{"format": "folders"} | renamed)
 
 
 def read_problems(values: list[dict[str, str]]) -> list[FileProblem]:
     return [FileProblem(**value) for value in values]
+
+
+# --- from photos and their records -----------------------------------------------------------------------------------
+
+
+def build_report(
+    job: Job, source: Source, photos: list[Photo], records: list[PhotoRecord], validation: set[int]
+) -> PreparationReport:
+    classes: defaultdict[str, ClassCounts] = defaultdict(ClassCounts)
+    skipped: defaultdict[str, list[FileProblem]] = defaultdict(list)
+    crops, captions = Counter[str](), Counter[str]()
+    num_captions = 0
+    for index, (photo, record) in enumerate(zip(photos, records, strict=True)):
+        counts = classes[photo.label]
+        counts.found += 1
+        if record.skipped:
+            skipped[record.skipped].append(FileProblem(photo.name, record.detail))
+            continue
+        if index in validation:
+            counts.validation += 1
+        else:
+            counts.train += 1
+        crops[record.crop] += 1
+        captions["own" if photo.texts else "templates" if photo.label else "none"] += 1
+        num_captions += max(1, len(photo.texts)) if photo.texts or photo.label else 0
+    return PreparationReport(
+        arguments=job.arguments,
+        photos=job.photos,
+        source=source.name,
+        found=len(photos),
+        train=sum(counts.train for counts in classes.values()),
+        validation=sum(counts.validation for counts in classes.values()),
+        classes=dict(sorted(classes.items(), key=lambda item: (-item[1].found, item[0]))),
+        crops=CropCounts(crops["box"], crops["center"]),
+        captions=CaptionCounts(captions["own"], captions["templates"]),
+        possible_plurals=[name for name in sorted(classes) if captions["templates"] and may_be_plural(name)],
+        skipped={reason: len(files) for reason, files in sorted(skipped.items())},
+        skipped_files=dict(sorted(skipped.items())),
+        boxes_of_other_classes=sum(record.boxes_of_other_classes for record in records),
+        wrong_label_lines=[line for record in records for line in record.wrong_label_lines],
+        wrong_colour_profiles=[
+            FileProblem(photo.name, record.profile_problem)
+            for photo, record in zip(photos, records, strict=True)
+            if record.profile_problem
+        ],
+        num_captions=num_captions,
+        photos_without_text=captions["none"],
+        source_problems=[*source.problems, *long_names(classes)],
+    )
+
+
+def with_attributes(report: PreparationReport, lines: list[MetadataLine]) -> PreparationReport:
+    """The report with the counts of what `--describe` measured and wrote."""
+    words = Counter(word for line in lines if line.attributes for word in line.attributes.words().items())
+    attributes: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+    for (kind, word), number in sorted(words.items(), key=lambda item: (-item[1], item[0])):
+        attributes[kind][word] = number
+    described = sum(len(line.texts) for line in lines) - report.num_captions - report.photos_without_text
+    return replace(report, num_captions=report.num_captions + described, described=described, attributes=attributes)
+
+
+def long_names(classes: dict[str, Any]) -> list[FileProblem]:
+    """The classes whose name is too long for a folder."""
+    return [
+        FileProblem(name, f"too long for the name of a folder; the folder is called {folder_name(name)}")
+        for name in classes
+        if len(name.encode()) > MAX_FOLDER_NAME
+    ]

@@ -26,6 +26,9 @@ class PreparationSettings:
     val_fraction: float = 0.1
     # Seed of the split and of the captions.
     seed: int = 423432
+    # folders: a PNG per photo, in a folder per class. shards: Parquet files of some 256 MB that hold the images, for
+    # large sets and the Hub's viewer. Default: folders for fewer than 20,000 photos, else shards.
+    format: Literal["folders", "shards"] | None = None
     # Measure words that are true of each square (colour of the animal, background, close-up, number) and add captions
     # with them to photos captioned by a template: "a white horse on a green background". Makes no network requests.
     describe: bool = False

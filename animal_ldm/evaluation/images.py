@@ -5,12 +5,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..data.prepared import PreparedSplit, load_split
+from ..data.prepared import PackedPhoto, PreparedSplit, load_split
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Images:
     """Image `i` is `files[i]`, of class `labels[i]` where classes are known, with `captions[i]` where it has some."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path | PackedPhoto, ...]
     labels: tuple[str, ...] | None = None
     captions: tuple[tuple[str, ...], ...] | None = None
 
@@ -35,7 +36,7 @@ class Images:
         """
         file = self.files[index]
         try:
-            with Image.open(file) as image:
+            with Image.open(BytesIO(file.read_bytes())) as image:
                 return np.asarray(image.convert("RGB"))
         # Pillow's decoders raise all of these for damaged files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -60,7 +61,7 @@ class Images:
 
 def images_of_split(split: PreparedSplit) -> Images:
     """The photos of one split of a prepared dataset."""
-    return Images(tuple(split.folder / file for file in split.files), split.labels, split.captions)
+    return Images(split.photo_files, tuple(split.labels), tuple(split.captions))
 
 
 def images_of_dataset(prepared: str | Path) -> dict[str, Images]:

@@ -28,7 +28,9 @@ def stage_dataset(prepared: Path, out: Path) -> None:
     for split in ("train", "validation"):
         if not (prepared / split).is_dir():
             continue
-        for file in ("metadata.jsonl", *load_split(prepared, split).files):
+        photos = load_split(prepared, split)
+        shards = photos.shards and [file.name for file in photos.shards.files]
+        for file in shards or ("metadata.jsonl", *photos.files):
             link(prepared / split / file, out / split / file)
     for file in OTHER_FILES:
         if (prepared / file).is_file():

@@ -11,26 +11,36 @@ from torch.nn import functional as F
 from ..data.prepared import PreparedSplit
 from ..perceptual import PerceptualDistance
 from ..pixels import to_model_range
-from .cache import Cache, fingerprint
+from .cache import Cache, OnTheFly, fingerprint
+from .latents import Kept, mirror
 
 FEATURES = 512  # channels of SqueezeNet's last convolutions
 
 
-def classifier_features(cache: Cache, split: PreparedSplit, perceptual: PerceptualDistance, side: int) -> np.ndarray:
+def classifier_features(
+    cache: Cache, split: PreparedSplit, perceptual: PerceptualDistance, side: int, kept: Kept = "disk"
+) -> np.ndarray | OnTheFly:
     """SqueezeNet's last feature map of every photo and of its mirror image, averaged to `side` x `side`.
 
     Returns:
-        Memory-mapped float16 `(N, 2, 512, side, side)`. Each channel has about zero mean and unit variance over the
-        photos. Cached under a fingerprint of photos, weights and size.
+        float16 `(N, 2, 512, side, side)`. Each channel has about zero mean and unit variance over the photos. Cached
+        under a fingerprint of photos, weights and size, and memory-mapped or in memory; or computed whenever it is
+        asked for.
     """
     digest = perceptual.backbone_digest()
     device = next(perceptual.parameters()).device
 
+    def read(numbers: np.ndarray) -> torch.Tensor:
+        return to_model_range(np.stack([split.image(number) for number in numbers.tolist()])).to(device)
+
     @torch.no_grad()
+    def pooled(images: torch.Tensor) -> torch.Tensor:
+        return F.adaptive_avg_pool2d(perceptual.features(images), side).cpu()
+
     def features(numbers: np.ndarray) -> torch.Tensor:
-        images = to_model_range(np.stack([split.image(number) for number in numbers])).to(device)
+        images = read(numbers)
         both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)  # (2 B, 3, H, W)
-        return F.adaptive_avg_pool2d(perceptual.features(both), side).unflatten(0, (-1, 2)).cpu()
+        return pooled(both).unflatten(0, (-1, 2))
 
     some = features(np.linspace(0, len(split) - 1, min(512, len(split))).astype(int))
     mean = some.mean(dim=(0, 1, 3, 4))[:, None, None]
@@ -39,9 +49,15 @@ def classifier_features(cache: Cache, split: PreparedSplit, perceptual: Perceptu
     def compute(start: int, stop: int) -> np.ndarray:
         return ((features(np.arange(start, stop)) - mean) / std).half().numpy()
 
-    key = fingerprint("alignment", split.fingerprint, digest, side)
+    def compute_some(numbers: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+        return ((pooled(mirror(read(numbers), mirrored)) - mean) / std).half().numpy()
+
     shape = (len(split), 2, FEATURES, side, side)
-    return cache.array(key, shape, np.float16, compute, "features of photos", chunk=32)
+    if kept == "none":
+        return OnTheFly(shape, compute_some)
+    key = fingerprint("alignment", split.fingerprint, digest, side)
+    array = cache.array(key, shape, np.float16, compute, "features of photos", chunk=32)
+    return array if kept == "disk" else np.array(array)
 
 
 def build_projector(channels: int) -> nn.Module:

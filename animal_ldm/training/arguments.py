@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
-from ..errors import InputError
+from ..errors import InputError, check_fraction, check_minimum, check_positive
 from ..released import is_pipeline_folder, model_folder
 from ..sampling import Sampling
 from .kinds import Content, Free, Identity, Irrelevant
@@ -26,6 +26,9 @@ class DataOptions:
     data: Content[str]
     # Folder for the result with its report, for sample images, logs and checkpoints.
     output_dir: Irrelevant[str]
+    # Read every photo first and compare it with the digest that `prepare` wrote. Otherwise a photo is compared when it
+    # is read to be encoded, and one that was exchanged afterwards is neither used nor noticed.
+    verify_photos: Irrelevant[bool] = False
     # Side of the images the model is trained on, in pixels.
     image_size: Identity[int] = 128
     # Folder that keeps computed arrays (pixels, latents, embeddings) between runs. Default: $ANIMAL_LDM_CACHE, else
@@ -121,24 +124,6 @@ class RunArguments(MachineOptions, LoggingOptions, OptimisationOptions, Objectiv
             raise InputError(f"--country must be an ISO code with three letters, such as FRA, but is {self.country}.")
 
 
-def check_minimum(arguments: object, minimum: int, *names: str) -> None:
-    for name in names:
-        if not (value := getattr(arguments, name)) >= minimum:
-            raise InputError(f"--{name} must be at least {minimum}, but is {value}.")
-
-
-def check_positive(arguments: object, *names: str) -> None:
-    for name in names:
-        if not (value := getattr(arguments, name)) > 0:
-            raise InputError(f"--{name} must be greater than 0, but is {value}.")
-
-
-def check_fraction(arguments: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= (value := getattr(arguments, name)) <= 1:
-            raise InputError(f"--{name} must be from 0 to 1, but is {value}.")
-
-
 # --- animal-ldm train ------------------------------------------------------------------------------------------------
 
 # Where the frozen networks come from by default.
@@ -232,6 +217,10 @@ class DiffusionLoggingOptions(LoggingOptions, Sampling):
 class DiffusionMachineOptions(MachineOptions):
     """Speed and memory."""
 
+    # Where latents (and with --alignment_weight features) of the photos are. disk: encoded once, in --cache_dir, and
+    # memory-mapped. memory: read from there into the memory of every process. none: encoded whenever a photo is used,
+    # for photos that are used once or twice; the results may differ in rounding.
+    latents: Free[Literal["disk", "memory", "none"]] = "disk"
     # Attention kernels: PyTorch's own, or those of xformers (install animal-ldm[xformers]; needs a supported GPU).
     attention: Irrelevant[Literal["sdpa", "xformers"]] = "sdpa"
     # Recompute activations in the backward pass: saves memory, takes longer.

@@ -61,6 +61,9 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     accelerator = start_accelerator(arguments)
     size, device = arguments.image_size, accelerator.device
     train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
+    if arguments.verify_photos and accelerator.is_main_process:
+        train_split.verify()
+        validation_split.verify()
     check_photo_size(train_split, size)
 
     # networks; those that may have to be downloaded come before anything slow

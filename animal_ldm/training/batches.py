@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..data.prepared import PreparedSplit
+from .cache import OnTheFly
 from .latents import sample_latents
 from .stream import ImageStream, step_generator
 from .text import Captions
@@ -61,10 +62,10 @@ class EncodedPhotos:
     def __init__(
         self,
         split: PreparedSplit,
-        moments: np.ndarray,
+        moments: np.ndarray | OnTheFly,
         captions: Captions,
         process: DiffusionProcess,
-        features: np.ndarray | None = None,
+        features: np.ndarray | OnTheFly | None = None,
     ):
         self.moments, self.captions, self.process, self.features = moments, captions, process, features
         # numbers[i, j]: caption j of photo i, of which there are counts[i]
@@ -92,8 +93,8 @@ class EncodedPhotos:
         if rows is not None:
             chosen, flips, numbers = chosen[rows], flips[rows], numbers[rows]
             posterior_noise, noise, timesteps = posterior_noise[rows], noise[rows], timesteps[rows]
-        latents = sample_latents(self.moments[chosen], flips, posterior_noise, self.process.scaling_factor)
-        captions = torch.from_numpy(self.captions.table[numbers])
+        latents = sample_latents(self.moments[chosen, flips], posterior_noise, self.process.scaling_factor)
+        captions = self.captions.table[numbers]
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
         return Batch(latents, noise, timesteps, captions, features)
 

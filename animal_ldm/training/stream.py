@@ -20,8 +20,10 @@ class ImageStream:
     """
 
     def __init__(self, labels: Sequence[str], seed: int, balanced: bool = False):
-        groups = [np.flatnonzero(np.asarray(labels) == name) for name in sorted(set(labels))]
-        self.groups = groups if balanced else [np.arange(len(labels))]
+        self.groups = [np.arange(len(labels))]
+        if balanced:
+            _, classes = np.unique(np.array(tuple(labels)), return_inverse=True)
+            self.groups = np.split(np.argsort(classes, kind="stable"), np.cumsum(np.bincount(classes))[:-1])
         self.seed = seed
         # Permutations in use: computing one for every image would cost O(dataset).
         self._recent: dict[tuple[int, int, int], np.ndarray] = {}

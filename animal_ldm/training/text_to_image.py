@@ -86,6 +86,9 @@ def train(arguments: TrainingArguments) -> Path | None:
     accelerator = start_accelerator(arguments)
     device = accelerator.device
     train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
+    if arguments.verify_photos and accelerator.is_main_process:
+        train_split.verify()
+        validation_split.verify()
     captions = grid_captions(validation_split, arguments)
 
     # everything that may have to be downloaded comes first
@@ -286,12 +289,13 @@ def encode_photos(
     captions = Captions(cache, texts, networks.tokenizer, networks.text_encoder, frozen=not networks.text_is_trained)
     process = DiffusionProcess(vae.config.scaling_factor, arguments.num_ddpm_steps)
     moments, validation_moments = (
-        latent_moments(cache, split, vae, arguments.image_size) for split in (train_split, validation_split)
+        latent_moments(cache, split, vae, arguments.image_size, arguments.latents)
+        for split in (train_split, validation_split)
     )
     features = None
     if perceptual is not None:
         side = moments.shape[-1] // 2 ** (len(unet.config.block_out_channels) - 1)  # of the UNet's middle
-        features = classifier_features(cache, train_split, perceptual, side)
+        features = classifier_features(cache, train_split, perceptual, side, arguments.latents)
     return (
         EncodedPhotos(train_split, moments, captions, process, features),
         EncodedPhotos(validation_split, validation_moments, captions, process),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.prepare import SPLITS
-from ..data.prepared import load_split
+from ..data.prepared import has_split, load_split
 from ..errors import InputError, MachineError
 from ..evaluation import tuning_report
 from ..evaluation.evaluate import EvaluationSettings, evaluate
@@ -216,9 +216,7 @@ def no_time(job: Job) -> str:
 
 def photo_counts(data: Path) -> tuple[int, ...]:
     """Training and validation photos."""
-    return tuple(
-        len(load_split(data, split)) if (data / split / "metadata.jsonl").is_file() else 0 for split in SPLITS
-    )
+    return tuple(len(load_split(data, split)) if has_split(data, split) else 0 for split in SPLITS)
 
 
 def too_few_photos(data: Path) -> bool:

@@ -69,6 +69,7 @@ def prepare_photos(job: Job) -> None:
         ),
         os.cpu_count() or 1,
     )
+    assert report is not None  # only of a part
     job.facts |= {
         "train": report.train,
         "validation": report.validation,

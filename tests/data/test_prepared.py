@@ -1,5 +1,6 @@
 """Reading prepared folders: of earlier versions, damaged, and hostile."""
 
+import hashlib
 import json
 import os
 
@@ -161,3 +162,36 @@ def test_other_reports_are_something_else(tmp_path, content):
     assert read_report(tmp_path / "out" / "preparation_report.json") is None
     with pytest.raises(InputError, match="holds something else"):
         prepare(tmp_path / "pets", tmp_path / "out")
+
+
+def test_the_digest_of_a_dataset_is_written_by_prepare_and_photos_are_compared_when_they_are_read(tmp_path):
+    write_photos(tmp_path / "pets" / "cat", 4, first_seed=0)
+    out = tmp_path / "out"
+    prepare(tmp_path / "pets", out)
+    split, metadata = load_split(out, "train"), out / "train" / "metadata.jsonl"
+    assert split.digests == tuple(
+        hashlib.sha256((split.folder / file).read_bytes()).hexdigest() for file in split.files
+    )
+    split.verify()
+
+    # what an earlier version would have written
+    lines = [json.loads(line) for line in metadata.read_text().splitlines()]
+    without = "".join(json.dumps({k: v for k, v in line.items() if k != "sha256"}) + "\n" for line in lines)
+    before = metadata.read_text()
+    metadata.write_text(without)
+    assert load_split(out, "train").fingerprint == split.fingerprint
+
+    photo(9, 32, 32).save(split.folder / split.files[1])
+    assert load_split(out, "train").fingerprint != split.fingerprint
+    metadata.write_text(before)
+    exchanged = load_split(out, "train")
+    assert exchanged.fingerprint == split.fingerprint  # no photo is read
+    for read in (exchanged.verify, lambda: exchanged.image(1)):
+        with pytest.raises(InputError, match=f"{split.files[1]} has changed since the dataset was prepared"):
+            read()
+    assert exchanged.image(0).shape == (32, 32, 3)
+
+
+def test_a_digest_that_is_none_is_told(prepared):
+    with pytest.raises(InputError, match=r"jsonl:1: .*64 hexadecimal digits"):
+        load_split(prepared(GOOD | {"sha256": "beef"}), "train")

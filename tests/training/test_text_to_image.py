@@ -24,6 +24,9 @@ from safetensors.torch import load_file
 import animal_ldm
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.commands import ema
+from animal_ldm.data.captions import caption_sources
+from animal_ldm.data.prepared import read_metadata
+from animal_ldm.data.shards import write_shards
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
 from animal_ldm.errors import InputError, MachineError
 from animal_ldm.loading import load_pipeline
@@ -336,6 +339,44 @@ def test_validating_does_not_touch_the_run(arguments, tmp_path):
     train(often)
     train(arguments)
     assert_same_weights(often.output_dir, arguments.output_dir, "unet")
+
+
+@pytest.mark.parametrize("latents", ["memory", "none"])
+def test_the_place_of_the_latents_does_not_change_what_is_learned(arguments, squeezenet_weights, tmp_path, latents):
+    aligned = dataclasses.replace(
+        arguments, num_epochs=1, alignment_weight=0.5, squeezenet_weights=str(squeezenet_weights), image_size=32
+    )
+    write_split(tmp_path / "data" / "train", 8, seed=1, size=32)
+    write_split(tmp_path / "data" / "validation", 2, seed=2, size=32)
+    config = {**json.loads(Path(arguments.unet).read_text()), "sample_size": 16}
+    (tmp_path / "unet.json").write_text(json.dumps(config))
+    aligned = dataclasses.replace(aligned, data=str(tmp_path / "data"), unet=str(tmp_path / "unet.json"))
+    other = dataclasses.replace(aligned, output_dir=str(tmp_path / "other"), latents=latents)
+    train(aligned)
+    train(other)
+    for name in ("train/loss", "train/misalignment", "validation/loss"):
+        assert history(other, name) == pytest.approx(history(aligned, name), rel=0 if latents == "memory" else 1e-3)
+    if latents == "memory":
+        assert_same_weights(aligned.output_dir, other.output_dir, "unet")
+    else:
+        shutil.rmtree(Path(other.output_dir))
+        train(dataclasses.replace(other, cache_dir=str(tmp_path / "empty")))
+        assert not list((tmp_path / "empty").glob("*/array.npy"))
+
+
+def test_photos_in_shards_give_the_same_model(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    for split in ("train", "validation"):
+        folder = Path(arguments.data, split)
+        lines = read_metadata(folder.parent, folder / "metadata.jsonl")
+        lines = [dataclasses.replace(line, caption_sources=caption_sources(line)) for line in lines]
+        write_shards(tmp_path / "shards" / split, lines, lambda i, of=folder, lines=lines: of / lines[i].file_name)
+    packed = dataclasses.replace(arguments, data=str(tmp_path / "shards"), output_dir=str(tmp_path / "packed"))
+    train(dataclasses.replace(arguments, num_epochs=1))
+    train(dataclasses.replace(packed, num_epochs=1, cache_dir=str(tmp_path / "other-cache"), verify_photos=True))
+    for component in ("unet", "text_encoder"):
+        assert_same_weights(arguments.output_dir, packed.output_dir, component)
+    train(dataclasses.replace(packed, output_dir=arguments.output_dir, resume=True))  # it is the same run
 
 
 def test_accumulating_gradients_changes_rounding_alone(arguments, tmp_path):
