@@ -534,7 +534,7 @@ def test_a_hostile_model_in_the_browser(browser, hostile, tmp_path):
                 word.click()
             prompt.fill(EVIL)
             prompt.press("Enter")
-            page.get_by_text("Too long").wait_for()
+            page.get_by_text("Too long").first.wait_for()
             prompt.fill("<img src=x>")
             prompt.press("Enter")
             page.get_by_text("seed 3", exact=True).wait_for()

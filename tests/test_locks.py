@@ -8,7 +8,7 @@ import pytest
 
 from animal_ldm import locks
 from animal_ldm.errors import InputError
-from animal_ldm.locks import locked
+from animal_ldm.locks import locked, lost_process
 
 HOLD = """
 import sys
@@ -97,3 +97,12 @@ for number in range(48):
     small_disk(16)
     subprocess.run(command, capture_output=True, check=True)
     assert len((small_disk(16) / "data/train/metadata.jsonl").read_text().splitlines()) > 40
+
+
+def test_a_lost_process_is_told_from_other_errors(monkeypatch):
+    closed = RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert lost_process(closed) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "was lost ([pair.cc:547] Connection closed by peer" in (lost_process(closed) or "")
+    assert lost_process(RuntimeError("shapes do not match")) is None

@@ -209,7 +209,7 @@ class DiffusionLoggingOptions(LoggingOptions, Sampling):
     """Validation, sample images, evaluation, checkpoints and logs. The sampling options apply to the images made
     during training."""
 
-    # Images per class in the sample grid that each validation writes.
+    # Images per class in the sample grid that each validation writes. Of more than 40 classes, 40 are shown.
     samples_per_class: Irrelevant[int] = 4
     # Text file with prompts of your own, one per line: a row each in the sample grid, below the classes and, where the
     # captions say more than the class, a few captions of the validation split.

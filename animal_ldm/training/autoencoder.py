@@ -36,7 +36,7 @@ from .equivariance import Transform, random_transform
 from .guard import guarded
 from .models import autoencoder_architecture, build_autoencoder, downsample_factor
 from .normalisation import latent_statistics, normalize_latents
-from .run import Run, accumulate, learning_rate_schedule, start_accelerator
+from .run import Run, accumulate, learning_rate_schedule, rows_of, start_accelerator
 from .stream import ImageStream, step_generator, step_seed
 
 # What the digests in the report are computed over.
@@ -85,13 +85,14 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     pixels, validation_pixels = pixel_array(cache, train_split), pixel_array(cache, validation_split)
     some_validation_pixels = validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
     stream = ImageStream(train_split.labels, arguments.seed)
+    rows = rows_of(accelerator, arguments)
     latent_shape = (arguments.batch_size, vae.config.latent_channels, latent_size, latent_size)
 
     for images_seen in run.steps():
         generator = step_generator(arguments.seed, images_seen)
         chosen = stream.indices(images_seen, arguments.batch_size)
-        batch = to_model_range(random_crops(pixels[chosen], size, generator)).to(device)
-        noise = torch.randn(latent_shape, generator=generator).to(device)
+        batch = to_model_range(random_crops(pixels, chosen, size, generator, rows)).to(device)
+        noise = torch.randn(latent_shape, generator=generator)[rows].to(device)
         transform = random_transform(generator, arguments.equivariance)
         # the window the discriminator looks at is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
@@ -255,7 +256,7 @@ class Trainer:
     def step(
         self, batch: torch.Tensor, noise: torch.Tensor, transform: Transform, adversarial: bool
     ) -> dict[str, torch.Tensor]:
-        """One optimizer step on the global batch `(B, 3, S, S)`; returns this process's losses."""
+        """One optimizer step on this process's rows of the batch, `(B, 3, S, S)`; returns its losses."""
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
         losses = {"train/loss": torch.zeros((), device=accelerator.device)}
         targets, decoded_pieces = transform(batch), []

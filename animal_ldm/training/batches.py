@@ -15,7 +15,7 @@ from .text import Captions
 
 @dataclass(frozen=True)
 class Batch:
-    """One global batch, on the CPU."""
+    """One process's rows of a global batch, on the CPU."""
 
     latents: torch.Tensor  # (B, C, h, w), scaled
     noise: torch.Tensor  # (B, C, h, w)
@@ -73,19 +73,29 @@ class EncodedPhotos:
         for photo, texts in enumerate(split.captions):
             self.numbers[photo, : len(texts)] = captions.numbers(texts)
 
-    def batch(self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float) -> Batch:
-        """The photos `chosen`, each with a random flip, latent, noise, timestep and caption, some without caption."""
+    def batch(
+        self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float, rows: np.ndarray | None = None
+    ) -> Batch:
+        """The photos `chosen`, each with a random flip, latent, noise, timestep and caption, some without caption.
+
+        Args:
+            rows: which of them to return, int64; all by default. Random numbers are drawn for all, so that they do
+                not depend on the number of processes; nothing else is read or computed for the others.
+        """
         count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
         flips = torch.randint(2, (count,), generator=generator).numpy()
         posterior_noise = torch.randn(shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
         timesteps = torch.randint(self.process.num_timesteps, (count,), generator=generator)
         dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
+        numbers = np.where(dropped, 0, self.numbers[chosen, self._views(chosen, generator)])
+        if rows is not None:
+            chosen, flips, numbers = chosen[rows], flips[rows], numbers[rows]
+            posterior_noise, noise, timesteps = posterior_noise[rows], noise[rows], timesteps[rows]
         latents = sample_latents(self.moments[chosen], flips, posterior_noise, self.process.scaling_factor)
-        numbers = self.numbers[chosen, self._views(chosen, generator)]
-        captions = self.captions.table[np.where(dropped, 0, numbers)]
+        captions = torch.from_numpy(self.captions.table[numbers])
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
-        return Batch(latents, noise, timesteps, torch.from_numpy(captions), features)
+        return Batch(latents, noise, timesteps, captions, features)
 
     def _views(self, chosen: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """Which of its captions each photo gets, int64 `(B,)`. Without a choice, nothing is drawn."""
@@ -118,10 +128,12 @@ class Batches:
     batch_size: int
     caption_dropout: float
     device: torch.device  # where they are trained on
+    rows: np.ndarray | None = None  # of each batch, that this process trains on; all by default
 
     def at(self, images_seen: int) -> Batch:
         chosen = self.stream.indices(images_seen, self.batch_size)
-        batch = self.photos.batch(chosen, step_generator(self.stream.seed, images_seen), self.caption_dropout)
+        generator = step_generator(self.stream.seed, images_seen)
+        batch = self.photos.batch(chosen, generator, self.caption_dropout, self.rows)
         return batch.pinned() if self.device.type == "cuda" else batch
 
     def along(self, steps: Iterable[int]) -> Iterator[tuple[int, Batch]]:

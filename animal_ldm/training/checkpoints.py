@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,20 @@ def load_checkpoint(output_dir: str | Path, identity: dict[str, Any], parts: dic
                 " that the run was started with, or choose another --output_dir."
             ) from error
     return checkpoint["images_seen"]
+
+
+def check_same_checkpoint(output_dir: str | Path, newest: Sequence[str]) -> None:
+    """Raise an `InputError` unless all processes of a run, on any machine, find the same newest checkpoint.
+
+    Args:
+        newest: its name in each process, the main one first.
+    """
+    if other := next((process for process, name in enumerate(newest) if name != newest[0]), None):
+        raise InputError(
+            f"--resume: the newest checkpoint in {output_dir} is {newest[0]} for the main process, but {newest[other]}"
+            f" for process {other}. Put --output_dir on a disk that all machines share, or copy the main process's"
+            " folder with the checkpoints to every machine."
+        )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

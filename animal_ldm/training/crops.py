@@ -31,17 +31,28 @@ def pixel_array(cache: Cache, split: PreparedSplit) -> np.ndarray:
     return cache.array(key, (len(split), *shape), np.uint8, read, "reading photos")
 
 
-def random_crops(pixels: np.ndarray, size: int, generator: torch.Generator) -> np.ndarray:
-    """Square crops at random places, half of them mirrored: uint8 `(B, H, W, 3)` to `(B, size, size, 3)`."""
-    count, height, width = pixels.shape[:3]
+def random_crops(
+    pixels: np.ndarray, chosen: np.ndarray, size: int, generator: torch.Generator, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Square crops at random places of the photos `chosen`, half of them mirrored: uint8 `(B, size, size, 3)`.
+
+    Args:
+        pixels: uint8 `(N, H, W, 3)`.
+        chosen: int64 `(B,)`.
+        rows: which of them to return; all by default. Places are drawn for all, so that they do not depend on it.
+    """
+    count, (height, width) = len(chosen), pixels.shape[1:3]
     tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
     lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
     flips = torch.rand(count, generator=generator).lt(0.5).tolist()
-    crops = [
-        image[top : top + size, left : left + size][:, :: -1 if flip else 1]
-        for image, top, left, flip in zip(pixels, tops, lefts, flips, strict=True)
-    ]
-    return np.stack(crops)
+    return np.stack(
+        [
+            pixels[chosen[row], tops[row] : tops[row] + size, lefts[row] : lefts[row] + size][
+                :, :: -1 if flips[row] else 1
+            ]
+            for row in (range(count) if rows is None else rows)
+        ]
+    )
 
 
 def center_crop(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from ..files import write_text
 from ..html import data_uri, render_page
 
 PAGE = "training.html"
+MOST_CLASSES = 40  # with a row in a sample grid: the other processes wait while it is sampled
 MOST_FRAMES = 16  # of the slider
 FRAME_SIDE, FRAME_QUALITY = 1200, 76  # pixels, WebP
 ROBUST_FROM, ROBUST_SHARE = 50, 0.98  # a curve of so many points may leave its highest outside the chart
@@ -61,6 +62,7 @@ def write_page(report: dict[str, Any], total_images: int | None, folder: Path) -
         "report": report,
         "total_images": total_images,
         "share": report["images_seen"] / total_images if total_images else 0,
+        "most_classes": MOST_CLASSES,
         "classes": report.get("classes") or [],
         "latest": {name: latest(history, name) for name in CURVES if not name.startswith("train/")},
         "titles": {name: title for name, (title, _) in CURVES.items()},

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,12 +22,12 @@ from ..environment import hardware, library_versions
 from ..errors import InputError
 from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
-from .checkpoints import load_checkpoint, prepare_output_dir, save_checkpoint
+from .checkpoints import check_same_checkpoint, checkpoint_paths, load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
 from .kinds import Kind, arguments_of
 from .pace import Length, Pace, adjusted
 from .page import write_page
-from .stream import micro_batches
+from .stream import own_rows
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,16 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
     """Accelerator with its trackers, which write below `output_dir`.
 
     Raises:
-        InputError: `output_dir` holds another run, or the batch cannot be split evenly.
+        InputError: `output_dir` holds another run, the batch cannot be split evenly, or the launcher is configured to
+            split the weights among processes.
     """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise InputError(
+                f"The configuration of accelerate asks for {name}, which splits the weights among processes; a"
+                " checkpoint needs them whole, and these models fit on one GPU. Choose MULTI_GPU or MULTI_CPU in"
+                " `accelerate config`."
+            )
     prepare_output_dir(arguments.output_dir, arguments.resume)
     trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
     accelerator = Accelerator(
@@ -89,16 +97,22 @@ def learning_rate_factor(arguments: RunArguments, total_steps: int) -> Callable[
     return schedule.lr_lambdas[0]
 
 
+def rows_of(accelerator: Accelerator, arguments: RunArguments) -> np.ndarray:
+    """Rows of each global batch that this process trains on, int64."""
+    parts = arguments.gradient_accumulation_steps
+    return own_rows(arguments.batch_size, parts, accelerator.process_index, accelerator.num_processes)
+
+
 def accumulate(accelerator: Accelerator, model: torch.nn.Module, arguments: RunArguments) -> Iterator[slice]:
-    """Yield this process's slices of the global batch, one per accumulation step.
+    """Yield slices of this process's rows of the batch, one per accumulation step.
 
     The caller runs a forward and a backward pass on each; processes exchange the gradients of `model` with the last.
     """
     parts = arguments.gradient_accumulation_steps
-    pieces = micro_batches(arguments.batch_size, parts, accelerator.process_index, accelerator.num_processes)
-    for part, piece in enumerate(pieces, start=1):
+    size = arguments.batch_size // (parts * accelerator.num_processes)
+    for part in range(1, parts + 1):
         with contextlib.nullcontext() if part == parts else accelerator.no_sync(model):
-            yield piece
+            yield slice((part - 1) * size, part * size)
 
 
 @contextlib.contextmanager
@@ -167,6 +181,8 @@ class Run:
         if self.accelerator.scaler is not None:
             self.parts["scaler"] = self.accelerator.scaler
         if self.arguments.resume:
+            newest = [path.name for path in checkpoint_paths(self.output_dir)[-1:]] or ["none"]
+            check_same_checkpoint(self.output_dir, gather_object(newest))
             with own_settings(self.parts.values()):
                 self.images_seen = load_checkpoint(self.output_dir, self.identity, self.parts)
             self._announce_changes()

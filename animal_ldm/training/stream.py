@@ -4,7 +4,7 @@ Nothing here keeps state: the batch at position `images_seen` is the same whethe
 was killed and resumed, and on any number of processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -58,9 +58,7 @@ def step_generator(seed: int, images_seen: int) -> torch.Generator:
     return torch.Generator().manual_seed(step_seed(seed, images_seen))
 
 
-def micro_batches(batch_size: int, parts: int, process: int, processes: int) -> Iterator[slice]:
-    """Slices of the global batch that `process` handles, one per accumulation step of `parts`."""
-    size = batch_size // (parts * processes)
-    for part in range(parts):
-        start = (part * processes + process) * size
-        yield slice(start, start + size)
+def own_rows(batch_size: int, parts: int, process: int, processes: int) -> np.ndarray:
+    """Rows of the global batch that `process` trains on, those of each of `parts` accumulation steps in turn: int64
+    `(batch_size / processes,)`."""
+    return np.arange(batch_size).reshape(parts, processes, -1)[:, process].reshape(-1)

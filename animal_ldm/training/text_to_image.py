@@ -54,7 +54,7 @@ from .objective import (
     loss_weights,
     training_target,
 )
-from .run import Run, accumulate, learning_rate_schedule, start_accelerator
+from .run import Run, accumulate, learning_rate_schedule, rows_of, start_accelerator
 from .stream import ImageStream, step_seed
 from .text import Captions, caption_record, known_words, load_text_encoder, take_over
 from .validation import BestWeights, grid_captions, inference, sample_grid, save_pipeline, validation_loss
@@ -118,7 +118,8 @@ def train(arguments: TrainingArguments) -> Path | None:
     pipeline = build_pipeline(arguments, networks, train_split, classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
-    batches = Batches(photos, stream, arguments.batch_size, arguments.caption_dropout, device)
+    rows = rows_of(accelerator, arguments)
+    batches = Batches(photos, stream, arguments.batch_size, arguments.caption_dropout, device, rows)
 
     for images_seen, batch in batches.along(run.steps()):
         # dropout inside the networks is a function of (seed, images seen, process) too
@@ -338,7 +339,7 @@ class Trainer:
             yield
 
     def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One optimizer step on the global batch; returns this process's losses."""
+        """One optimizer step on this process's rows of the batch; returns its losses."""
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
         names = ["train/loss"] + ["train/misalignment"] * (batch.features is not None)
         sums = {name: torch.zeros((), device=accelerator.device) for name in names}

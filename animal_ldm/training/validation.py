@@ -32,6 +32,7 @@ from .arguments import TrainingArguments
 from .batches import Batch
 from .lora import save_lora
 from .objective import Denoiser, diffusion_loss, training_target
+from .page import MOST_CLASSES
 from .run import Run
 from .text import EXAMPLES
 
@@ -89,8 +90,12 @@ def grid_captions(split: PreparedSplit, arguments: TrainingArguments) -> list[st
 def sample_grid(
     pipeline: AnimalLDMPipeline, arguments: TrainingArguments, captions: Sequence[str] = ()
 ) -> Image.Image:
-    """Samples from the same noise at every call: a row per class, then a row below each of `captions`."""
-    classes, columns = pipeline.classes, arguments.samples_per_class
+    """Samples from the same noise at every call: a row per class, then a row below each of `captions`.
+
+    Of more than `MOST_CLASSES` classes, an evenly spaced selection is shown.
+    """
+    columns, known = arguments.samples_per_class, pipeline.classes
+    classes = [known[i] for i in np.linspace(0, len(known) - 1, min(MOST_CLASSES, len(known))).round().astype(int)]
     rows = [*map(with_article, classes), *captions]
     prompts = [prompt for prompt in rows for _ in range(columns)]
     seeds = [arguments.seed + column for _ in rows for column in range(columns)]

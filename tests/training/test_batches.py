@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from animal_ldm.data.prepared import PreparedSplit
 from animal_ldm.training.batches import Batches, DiffusionProcess, EncodedPhotos
 from animal_ldm.training.cache import Cache
-from animal_ldm.training.stream import ImageStream, step_generator
+from animal_ldm.training.stream import ImageStream, own_rows, step_generator
 from animal_ldm.training.text import Captions
 from tests.conftest import tiny_text_encoder, tiny_tokenizer
 
@@ -65,6 +65,18 @@ def test_one_caption_each_draws_nothing(encoded):
     torch.randint(1000, (3,), generator=expected)
     torch.rand(3, generator=expected)
     assert torch.equal(generator.get_state(), expected.get_state())
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_draw_their_rows_of_the_same_batch(encoded, processes):
+    photos, chosen = encoded(CAPTIONS), np.array([0, 1, 2, 1, 0, 1, 2, 1])
+    photos.features = np.random.default_rng(1).normal(size=(3, 2, 4, 1, 1)).astype(np.float16)
+    whole = photos.batch(chosen, step_generator(0, 8), 0.3)
+    for process in range(processes):
+        rows = own_rows(8, 2, process, processes)
+        own = photos.batch(chosen, step_generator(0, 8), 0.3, rows)
+        for name in ("latents", "noise", "timesteps", "captions", "features"):
+            assert torch.equal(getattr(own, name), getattr(whole, name)[rows]), name
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

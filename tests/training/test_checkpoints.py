@@ -6,6 +6,7 @@ import torch
 
 from animal_ldm.errors import InputError, MachineError
 from animal_ldm.training.checkpoints import (
+    check_same_checkpoint,
     checkpoint_paths,
     load_checkpoint,
     prepare_output_dir,
@@ -51,6 +52,12 @@ def test_another_run_is_refused_with_what_differs(tmp_path):
     save_checkpoint(tmp_path, 8, IDENTITY, {"model": model(1)}, keep=1)
     with pytest.raises(InputError, match=r"batch_size was 8, is 16.*--output_dir"):
         load_checkpoint(tmp_path, {**IDENTITY, "batch_size": 16}, {"model": model(0)})
+
+
+def test_a_machine_without_the_checkpoint_is_named():
+    check_same_checkpoint("run", ["images-16.pt"] * 4)
+    with pytest.raises(InputError, match=r"is images-16.pt for the main process, but none for process 2\."):
+        check_same_checkpoint("run", ["images-16.pt", "images-16.pt", "none", "none"])
 
 
 def test_fresh_run_does_not_overwrite_an_old_one(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from animal_ldm.training.stream import ImageStream, micro_batches, step_generator, step_seed
+from animal_ldm.training.stream import ImageStream, own_rows, step_generator, step_seed
 
 LABELS = ["lion"] * 7 + ["zebra"] * 3
 
@@ -46,7 +46,8 @@ def test_step_randomness_is_a_function_of_seed_position_and_stream():
 
 
 def test_processes_and_accumulation_steps_cover_the_batch_once():
-    batch = np.arange(24)
-    pieces = [batch[piece] for process in range(2) for piece in micro_batches(24, 3, process, 2)]
-    assert all(len(piece) == 4 for piece in pieces)
-    assert sorted(np.concatenate(pieces)) == list(range(24))
+    for processes in (1, 2, 4):
+        rows = [own_rows(24, 3, process, processes) for process in range(processes)]
+        assert sorted(np.concatenate(rows)) == list(range(24))
+        # an accumulation step is on the same part of the batch for any number of processes
+        assert all(set(part) <= set(range(8)) for part in (own[: 8 // processes] for own in rows))

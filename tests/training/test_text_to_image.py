@@ -27,14 +27,14 @@ from animal_ldm.commands import ema
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
 from animal_ldm.errors import InputError, MachineError
 from animal_ldm.loading import load_pipeline
-from animal_ldm.training import run
+from animal_ldm.training import run, validation
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
 from animal_ldm.training.cache import DIGEST
 from animal_ldm.training.checkpoints import checkpoint_paths
 from animal_ldm.training.kinds import Kind, kinds
 from animal_ldm.training.text_to_image import train
-from animal_ldm.training.validation import save_pipeline
+from animal_ldm.training.validation import sample_grid, save_pipeline
 from tests.training.conftest import assert_same_weights, weights_of, write_split
 
 ROOT = Path(animal_ldm.__file__).parent.parent
@@ -464,6 +464,22 @@ def test_bad_input_is_named(arguments, change, message):
         train(dataclasses.replace(arguments, **change))
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_configurations_that_split_the_weights_are_refused(arguments, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(InputError, match=f"asks for {name}"):
+        train(arguments)
+
+
+def test_a_grid_of_many_classes_is_bounded(arguments, tiny_pipeline_folder, monkeypatch):
+    monkeypatch.setattr(validation, "MOST_CLASSES", 3)
+    pipeline = load_pipeline(tiny_pipeline_folder, "cpu")
+    pipeline.register_to_config(classes=[f"class {i}" for i in range(10)])
+    options = dataclasses.replace(arguments, samples_per_class=1, num_inference_steps=1)
+    grid = sample_grid(pipeline, options)
+    assert grid.height == 3 * grid.width
+
+
 def test_fresh_run_into_an_old_folder_is_refused(arguments):
     train(arguments)
     with pytest.raises(InputError, match="--resume"):
@@ -728,12 +744,16 @@ def cached(folder: Path) -> dict[str, str]:
     return {file.parent.name: file.read_text() for file in folder.glob(f"*/{DIGEST}")}
 
 
-def test_two_processes_with_half_the_batch_each_give_the_same_losses_as_one(arguments, tmp_path):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_with_a_part_of_the_batch_each_give_the_same_losses_as_one(arguments, tmp_path, processes):
+    """And a run that begins with one process goes on with several."""
     arguments = dataclasses.replace(arguments, dropout=0.0, num_epochs=4)
-    pair = dataclasses.replace(arguments, output_dir=str(tmp_path / "pair"), cache_dir=str(tmp_path / "pair-cache"))
+    several = dataclasses.replace(arguments, output_dir=str(tmp_path / "several"), num_epochs=2)
+    train(several)
     train(arguments)
-    assert launch(pair, processes=2).wait() == 0
-    for name in ("train/loss", "validation/loss"):
-        assert history(pair, name) == pytest.approx(history(arguments, name), rel=1e-4)
-    report = json.loads(Path(pair.output_dir, "training_report.json").read_text())
-    assert report["hardware"]["processes"] == 2
+    assert launch(dataclasses.replace(several, num_epochs=4, resume=True), processes).wait() == 0
+    assert history(several, "validation/loss") == pytest.approx(history(arguments, "validation/loss"), rel=1e-4)
+    # logged at the end of each of the two stretches, which have the same length
+    assert np.mean(history(several, "train/loss")) == pytest.approx(*history(arguments, "train/loss"), rel=1e-4)
+    report = json.loads(Path(several.output_dir, "training_report.json").read_text())
+    assert report["hardware"]["processes"] == processes
