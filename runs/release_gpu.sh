@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2317,SC2329
-# The next release on one large GPU that is rented by the half hour. A plan: never run.
+# The next release on one large GPU that is rented by the half hour. A plan: never run on a GPU; rehearsed on a
+# CPU with 60 photos (REHEARSAL=1, runs/LOG.md).
 #
 # Expected of the GPU machine: Linux on x86_64, Python 3.12 with torch, no network, calls of at most ten minutes, a
 # checkout of this repository at the same path in every call, 64 MiB in and 64 MiB out per call. Everything lies below
