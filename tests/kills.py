@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from safetensors.torch import load_file
 
 # slow to import: once for all processes
 import animal_ldm.data.captioning
@@ -107,7 +108,10 @@ class PushWork(Work):
 
 
 def timeless(file: Path) -> bytes:
-    """A file's bytes; of a training's report what does not depend on the clock."""
+    """A file's bytes; of weights the tensors, and of a training's report what does not depend on the clock."""
+    if file.suffix == ".safetensors":  # the order of its metadata changes from process to process
+        tensors = {name: tensor.numpy() for name, tensor in load_file(file).items()}
+        return b"".join(f"{name} {tensors[name].dtype}".encode() + tensors[name].tobytes() for name in sorted(tensors))
     if file.name != "training_report.json":
         return file.read_bytes()
     report = json.loads(file.read_text())

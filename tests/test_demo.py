@@ -529,7 +529,7 @@ def test_a_hostile_model_in_the_browser(browser, hostile, tmp_path):
             visit = Visit(browser, served.stdout.readline().removeprefix("The page is at ").strip())
             page = visit.page
             page.get_by_role("button", name="Generate", exact=True).wait_for()
-            prompt = page.get_by_label("Prompt", exact=True)
+            prompt = page.locator("#prompt textarea")  # its label holds the message too
             for word in page.locator("#words button").all():
                 word.click()
             prompt.fill(EVIL)

@@ -204,6 +204,7 @@ class Run:
             "arguments": arguments_of(self.arguments, Kind.FREE),
             "argument_history": self.argument_history,
             "length": self.length and asdict(self.length),
+            "losses": {name: torch.stack(losses).cpu() for name, losses in self.losses.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -211,6 +212,8 @@ class Run:
         # checkpoints of earlier versions lack these
         self.stored_arguments = state.get("arguments", {})
         self.argument_history = state.get("argument_history", {})
+        device = self.accelerator.device
+        self.losses = {name: [*losses.to(device)] for name, losses in state.get("losses", {}).items()}
         if self.pace is not None and (length := state.get("length")):
             self._fix(Length(**length))
 
@@ -346,6 +349,11 @@ class Run:
                 tracker.log_images({name: pixels}, step=self.images_seen)
 
     def checkpoint(self) -> None:
+        # the main process writes, so it must know the losses of all
+        self.losses = {
+            name: [*self.accelerator.reduce(torch.stack(losses), "mean")]  # pyright: ignore[reportArgumentType]
+            for name, losses in self.losses.items()
+        }
         if self.accelerator.is_main_process:
             keep = self.arguments.checkpoints_total_limit
             save_checkpoint(self.output_dir, self.images_seen, self.identity, self.parts, keep)

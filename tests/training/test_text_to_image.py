@@ -720,6 +720,7 @@ def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp
     assert launch(dataclasses.replace(arguments, resume=True)).wait() == 0
     whole = dataclasses.replace(arguments, output_dir=str(tmp_path / "whole"))
     assert launch(whole).wait() == 0
+    assert history(arguments, "train/loss") == history(whole, "train/loss")
     for component in ("unet", "text_encoder"):
         assert_same_weights(whole.output_dir, arguments.output_dir, component)
 
