@@ -94,7 +94,7 @@ class EncodedPhotos:
             chosen, flips, numbers = chosen[rows], flips[rows], numbers[rows]
             posterior_noise, noise, timesteps = posterior_noise[rows], noise[rows], timesteps[rows]
         latents = sample_latents(self.moments[chosen, flips], posterior_noise, self.process.scaling_factor)
-        captions = self.captions.table[numbers]
+        captions = torch.from_numpy(self.captions.table[numbers])
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
         return Batch(latents, noise, timesteps, captions, features)
 

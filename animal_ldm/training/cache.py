@@ -144,7 +144,9 @@ class Cache:
             ]
             if not self.shared:
                 found = gather_object(found)
-            for start, values in found if array is not None else ():
+            for start, values in found:
+                if array is None:
+                    continue
                 array[start : start + len(values)] = values
                 array.flush()
                 pieces.mark(start)
