@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import thread
 from typing import IO
 
+from tqdm import tqdm
+
 
 def fork(main: Callable[[], object], output: IO[bytes]) -> int:
     """The id of a process that calls `main` and then exits as the interpreter would. Its output goes to `output`."""
@@ -17,6 +19,9 @@ def fork(main: Callable[[], object], output: IO[bytes]) -> int:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         thread._threads_queues.clear()  # of the pool's threads, which this process does not have
+        tqdm.set_lock(
+            threading.RLock()
+        )  # its own one is shared, and stays locked if a process that holds it is killed
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115

@@ -44,7 +44,11 @@ def save_checkpoint(
     final.parent.mkdir(parents=True, exist_ok=True)
     check_space(final.parent, tensor_bytes(states), "The next checkpoint")
     with whole_file(final) as partial, partial.open("wb") as file:
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # what stopped it, such as Ctrl-C or a full disk, is hidden behind an error about the unfinished file
+            raise error.__context__ or error from None
         file.flush()
         os.fsync(file.fileno())  # the older checkpoints are deleted next
     for old in checkpoint_paths(output_dir)[:-keep]:

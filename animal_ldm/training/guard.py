@@ -39,9 +39,6 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
                     raise MachineError(message) from error
                 raise
             except RuntimeError as error:
-                # torch.save replaces the error that stops it by one about its unfinished file
-                if isinstance(error.__context__, MachineError):
-                    raise error.__context__ from None
                 if message := lost_process(error):
                     raise MachineError(message) from error
                 raise

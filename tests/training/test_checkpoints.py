@@ -104,3 +104,16 @@ def test_entries_that_an_earlier_version_did_not_record_are_a_warning(tmp_path, 
     save_checkpoint(tmp_path, 8, IDENTITY, {}, keep=2)
     assert load_checkpoint(tmp_path, {**IDENTITY, "snr_gamma": 5.0}, {}) == 8
     assert "did not record snr_gamma" in caplog.text
+
+
+def test_what_stops_the_writing_of_a_checkpoint_is_what_is_raised(tmp_path):
+    """Not torch.save's complaint about its unfinished file, which would hide a full disk and Ctrl-C."""
+    resource = pytest.importorskip("resource", reason="no limits of POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tmp_path, 8, IDENTITY, {"model": torch.nn.Linear(500, 500)}, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint_paths(tmp_path) == []
