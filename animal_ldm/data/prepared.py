@@ -82,9 +82,10 @@ class PreparedSplit:
             for photo in order.tolist():
                 texts = zip(self.captions[photo], self.sources[photo], strict=True)
                 text = next((text for text, source in texts if source not in (TEMPLATE, NO_CAPTION)), None)
-                known = self.labels[photo] in chosen.values() and not another_of_a_class
+                label: str = self.labels[photo]
+                known = label in chosen.values() and not another_of_a_class
                 if text is not None and not known and len(chosen) < number:
-                    chosen.setdefault(text, self.labels[photo])
+                    chosen.setdefault(text, label)
         return list(chosen)
 
     @property

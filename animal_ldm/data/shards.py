@@ -6,6 +6,9 @@ the memory-mapped copy that `datasets` makes in its cache, images from the shard
 Importing this module imports `datasets`, which takes seconds.
 """
 
+# pyarrow makes its compute functions when it is imported, so a type checker does not see them.
+# pyright: reportAttributeAccessIssue=false
+
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -110,7 +113,7 @@ def load_shards(prepared: Path, folder: Path) -> PreparedSplit:
         if not len(photos):
             raise ValueError("there are no photos")
         names = [str(file) for file in files]
-        table = Dataset.from_parquet(names, features=METADATA, columns=list(METADATA)).data
+        table = Dataset.from_parquet([*names], features=METADATA, columns=list(METADATA)).data
         check_rows(table)
     except Exception as error:  # whatever Arrow raises of a damaged file
         raise InputError(f"{folder}: the shards cannot be read ({first_line(error)}). Prepare again.") from error

@@ -29,8 +29,8 @@ def stage_dataset(prepared: Path, out: Path) -> None:
         if not (prepared / split).is_dir():
             continue
         photos = load_split(prepared, split)
-        shards = photos.shards and [file.name for file in photos.shards.files]
-        for file in shards or ("metadata.jsonl", *photos.files):
+        shards = [file.name for file in photos.shards.files] if photos.shards else []
+        for file in shards or ["metadata.jsonl", *photos.files]:
             link(prepared / split / file, out / split / file)
     for file in OTHER_FILES:
         if (prepared / file).is_file():
