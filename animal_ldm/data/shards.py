@@ -6,6 +6,9 @@ the memory-mapped copy that `datasets` makes in its cache, images from the shard
 Importing this module imports `datasets`, which takes seconds.
 """
 
+# pyarrow makes its compute functions when it is imported.
+# pyright: reportAttributeAccessIssue=false
+
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -109,7 +112,7 @@ def load_shards(prepared: Path, folder: Path) -> PreparedSplit:
         photos = PackedPhotos(files)
         if not len(photos):
             raise ValueError("there are no photos")
-        names = [str(file) for file in files]
+        names: list[Any] = [str(file) for file in files]
         table = Dataset.from_parquet(names, features=METADATA, columns=list(METADATA)).data
         check_rows(table)
     except Exception as error:  # whatever Arrow raises of a damaged file
