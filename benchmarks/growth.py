@@ -1,7 +1,8 @@
 """How time and memory grow with the number of photos, on synthetic ones of 32 px: `python benchmarks/growth.py`.
 
 One file for all steps whose cost depends on the number of photos alone, each measured in a process of its own: CPU
-time of its one thread, and peak memory less what the process had after its imports. The exponents are fitted to both.
+time of its one thread, and how far peak memory rose above that of the imports (0: it did not). Exponents are fitted
+to both.
 """
 
 import multiprocessing

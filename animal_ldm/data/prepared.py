@@ -79,7 +79,7 @@ class PreparedSplit:
         chosen: dict[str, str] = {}  # {caption: class}
         order = np.random.default_rng(seed).permutation(len(self))
         for another_of_a_class in (False, True):
-            for photo in order.tolist():
+            for photo in map(int, order):
                 texts = zip(self.captions[photo], self.sources[photo], strict=True)
                 text = next((text for text, source in texts if source not in (TEMPLATE, NO_CAPTION)), None)
                 label: str = self.labels[photo]

@@ -159,8 +159,8 @@ def read_settings(values: dict[str, Any]) -> PreparationSettings:
     """
     renamed: dict[str, Any] = {"license" if name == "licence" else name: value for name, value in values.items()}
     renamed["classes"] = tuple(renamed["classes"])
-    defaults: dict[str, Any] = {"format": "folders"}  # of reports from before there were shards
-    return PreparationSettings(**defaults | renamed)
+    renamed.setdefault("format", "folders")  # as before there was a choice
+    return PreparationSettings(**renamed)
 
 
 def read_problems(values: list[dict[str, str]]) -> list[FileProblem]:

@@ -6,7 +6,7 @@ the memory-mapped copy that `datasets` makes in its cache, images from the shard
 Importing this module imports `datasets`, which takes seconds.
 """
 
-# pyarrow makes its compute functions when it is imported, so a type checker does not see them.
+# pyarrow makes its compute functions when it is imported.
 # pyright: reportAttributeAccessIssue=false
 
 import re
@@ -112,8 +112,8 @@ def load_shards(prepared: Path, folder: Path) -> PreparedSplit:
         photos = PackedPhotos(files)
         if not len(photos):
             raise ValueError("there are no photos")
-        names = [str(file) for file in files]
-        table = Dataset.from_parquet([*names], features=METADATA, columns=list(METADATA)).data
+        names: list[Any] = [str(file) for file in files]
+        table = Dataset.from_parquet(names, features=METADATA, columns=list(METADATA)).data
         check_rows(table)
     except Exception as error:  # whatever Arrow raises of a damaged file
         raise InputError(f"{folder}: the shards cannot be read ({first_line(error)}). Prepare again.") from error

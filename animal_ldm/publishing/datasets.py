@@ -29,8 +29,9 @@ def stage_dataset(prepared: Path, out: Path) -> None:
         if not (prepared / split).is_dir():
             continue
         photos = load_split(prepared, split)
-        shards = [file.name for file in photos.shards.files] if photos.shards else []
-        for file in shards or ["metadata.jsonl", *photos.files]:
+        packed = photos.shards
+        files = ("metadata.jsonl", *photos.files) if packed is None else tuple(file.name for file in packed.files)
+        for file in files:
             link(prepared / split / file, out / split / file)
     for file in OTHER_FILES:
         if (prepared / file).is_file():
