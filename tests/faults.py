@@ -1,7 +1,7 @@
 """Everything that may go wrong or mean harm, by the hundred: `python -m tests.faults`.
 
 sources   600 sources for `prepare` with bad entries
-models    94 model folders that mean harm
+models    95 model folders that mean harm
 hubs      hostile Hubs that a push meets
 kills     100 kills of commands at random moments, each command then started again
 

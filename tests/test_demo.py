@@ -567,10 +567,8 @@ def test_a_report_in_the_browser_cannot_leave_its_frame(browser, reported, width
     card = demo.read_card(str(reported))
     served = demo.build_page(StableDiffusionPipeline.from_pretrained(reported), "tiny", ["a lion"], card)
     url = demo.start(served)
-    page = browser.new_page(viewport={"width": width, "height": 844})
-    asked = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(url)
+    visit = Visit(browser, url, viewport={"width": width, "height": 844})
+    page = visit.page
     page.get_by_role("tab", name="Results").click()
     frame = page.frame_locator(".report iframe")
     frame.get_by_role("heading", name="A report").wait_for(timeout=60_000)
@@ -578,6 +576,6 @@ def test_a_report_in_the_browser_cannot_leave_its_frame(browser, reported, width
     page.wait_for_timeout(500)
     assert frame.get_by_role("heading", name="A report").count() == 1  # still there, and no script has changed it
     assert frame.get_by_role("heading", name="The end").evaluate("end => end.getBoundingClientRect().top") < 844
-    assert not [address for address in asked if not address.startswith((url, "data:", "blob:", "about:"))]
+    visit.check()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     served.close()
