@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from . import __version__
 from .errors import InputError
-from .locks import full_disk, lost_process
+from .locks import machine_fault
 
 # command -> (module, what it does). A module is imported when its command is called.
 COMMANDS = {
@@ -64,7 +64,7 @@ def exit_on_bad_input(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (OSError, RuntimeError) as error:
-        if message := full_disk(error) if isinstance(error, OSError) else lost_process(error):
+        if message := machine_fault(error):
             print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
         raise

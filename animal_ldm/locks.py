@@ -128,5 +128,10 @@ def lost_process(error: RuntimeError) -> str | None:
     return f"Another process of this run was lost ({first_line(error)[:200]}). What was complete is kept: {AGAIN}."
 
 
+def machine_fault(error: OSError | RuntimeError) -> str | None:
+    """The message for an error by which the machine is at fault; None for any other."""
+    return full_disk(error) if isinstance(error, OSError) else lost_process(error)
+
+
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -115,8 +115,8 @@ def grow(unet: UNet2DConditionModel, widths: list[int]) -> UNet2DConditionModel:
             continue
         out, into = part_maps(growth, name, module, concatenated)
         state[f"{name}.weight"] = spread(module.weight, out, into)
-        if module.bias is not None:
-            state[f"{name}.bias"] = module.bias if out is None else module.bias[out]
+        if module.bias is not None and out is not None:
+            state[f"{name}.bias"] = module.bias[out]
     new.load_state_dict(state)
     return new
 

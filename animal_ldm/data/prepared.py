@@ -165,6 +165,14 @@ def has_split(prepared: str | Path, split: str) -> bool:
     return (folder / "metadata.jsonl").exists() or next(folder.glob("*.parquet"), None) is not None
 
 
+def load_splits(prepared: str | Path, verify: bool) -> tuple[PreparedSplit, PreparedSplit]:
+    """The training and the validation split, with `verify` compared with their digests. Errors as of `load_split`."""
+    splits = load_split(prepared, "train"), load_split(prepared, "validation")
+    for split in splits if verify else ():
+        split.verify()
+    return splits
+
+
 def load_split(prepared: str | Path, split: str) -> PreparedSplit:
     """Read `PREPARED/<split>/metadata.jsonl`, or the shards there.
 

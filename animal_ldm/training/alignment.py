@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from ..data.prepared import PreparedSplit
 from ..perceptual import PerceptualDistance
-from ..pixels import to_model_range
 from .cache import Cache, OnTheFly, fingerprint
-from .latents import Kept, mirror
+from .latents import Kept, mirror, read_photos
 
 FEATURES = 512  # channels of SqueezeNet's last convolutions
 
@@ -30,15 +29,12 @@ def classifier_features(
     digest = perceptual.backbone_digest()
     device = next(perceptual.parameters()).device
 
-    def read(numbers: np.ndarray) -> torch.Tensor:
-        return to_model_range(np.stack([split.image(number) for number in numbers.tolist()])).to(device)
-
     @torch.no_grad()
     def pooled(images: torch.Tensor) -> torch.Tensor:
         return F.adaptive_avg_pool2d(perceptual.features(images), side).cpu()
 
     def features(numbers: np.ndarray) -> torch.Tensor:
-        images = read(numbers)
+        images = read_photos(split, numbers.tolist(), device)
         both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)  # (2 B, 3, H, W)
         return pooled(both).unflatten(0, (-1, 2))
 
@@ -50,7 +46,7 @@ def classifier_features(
         return ((features(np.arange(start, stop)) - mean) / std).half().numpy()
 
     def compute_some(numbers: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-        return ((pooled(mirror(read(numbers), mirrored)) - mean) / std).half().numpy()
+        return ((pooled(mirror(read_photos(split, numbers.tolist(), device), mirrored)) - mean) / std).half().numpy()
 
     shape = (len(split), 2, FEATURES, side, side)
     if kept == "none":

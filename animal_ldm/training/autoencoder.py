@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional as F
 
-from ..data.prepared import PreparedSplit, load_split
+from ..data.prepared import PreparedSplit, load_splits
 from ..digest import encoder_digest, network_digest
 from ..errors import InputError
 from ..files import whole_folder
@@ -60,10 +60,8 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     arguments = arguments.resolved()
     accelerator = start_accelerator(arguments)
     size, device = arguments.image_size, accelerator.device
-    train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
-    if arguments.verify_photos and accelerator.is_main_process:
-        train_split.verify()
-        validation_split.verify()
+    verify = arguments.verify_photos and accelerator.is_main_process
+    train_split, validation_split = load_splits(arguments.data, verify)
     check_photo_size(train_split, size)
 
     # networks; those that may have to be downloaded come before anything slow

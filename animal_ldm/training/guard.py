@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from ..errors import InputError, MachineError
-from ..locks import AGAIN, full_disk, locked, lost_process
+from ..errors import MachineError
+from ..locks import AGAIN, locked, machine_fault
 from .arguments import RunArguments
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
@@ -32,14 +32,8 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
         with lock, stopped_by_launcher() if several else contextlib.nullcontext():
             try:
                 return train(arguments)
-            except InputError:
-                raise
-            except OSError as error:
-                if message := full_disk(error):
-                    raise MachineError(message) from error
-                raise
-            except RuntimeError as error:
-                if message := lost_process(error):
+            except (OSError, RuntimeError) as error:
+                if message := machine_fault(error):
                     raise MachineError(message) from error
                 raise
 

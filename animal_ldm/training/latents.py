@@ -44,18 +44,15 @@ def latent_moments(
         posterior = vae.encode(images).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).half()
 
-    def read(numbers: Iterable[int]) -> torch.Tensor:
-        return to_model_range(np.stack([split.image(i) for i in numbers])).to(vae.device)
-
     @torch.no_grad()
     def encode(start: int, stop: int) -> np.ndarray:
-        images = read(range(start, stop))
+        images = read_photos(split, range(start, stop), vae.device)
         both = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)  # (2 B, 3, H, W)
         return moments(both).unflatten(0, (-1, 2)).cpu().numpy()
 
     @torch.no_grad()
     def encode_some(numbers: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-        return moments(mirror(read(numbers.tolist()), mirrored)).cpu().numpy()
+        return moments(mirror(read_photos(split, numbers.tolist(), vae.device), mirrored)).cpu().numpy()
 
     side = image_size // downsample_factor(vae)
     shape = (len(split), 2, 2, vae.config.latent_channels, side, side)
@@ -64,6 +61,11 @@ def latent_moments(
     key = fingerprint("latents", split.fingerprint, encoder_digest(vae), image_size)
     array = cache.array(key, shape, np.float16, encode, "encoding photos", chunk=32)
     return array if kept == "disk" else np.array(array)
+
+
+def read_photos(split: PreparedSplit, numbers: Iterable[int], device: torch.device) -> torch.Tensor:
+    """The photos with these numbers, float32 `(B, 3, H, W)` from -1 to 1, on `device`."""
+    return to_model_range(np.stack([split.image(number) for number in numbers])).to(device)
 
 
 def mirror(images: torch.Tensor, mirrored: np.ndarray) -> torch.Tensor:

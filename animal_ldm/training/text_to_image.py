@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..data.prepared import PreparedSplit, load_split
+from ..data.prepared import PreparedSplit, load_splits
 from ..digest import encoder_digest, network_digest, pipeline_digest, weights_digest
 from ..evaluation.extractors import load_extractor
 from ..loading import load_component, load_pipeline
@@ -85,10 +85,8 @@ def train(arguments: TrainingArguments) -> Path | None:
     arguments.check()
     accelerator = start_accelerator(arguments)
     device = accelerator.device
-    train_split, validation_split = load_split(arguments.data, "train"), load_split(arguments.data, "validation")
-    if arguments.verify_photos and accelerator.is_main_process:
-        train_split.verify()
-        validation_split.verify()
+    verify = arguments.verify_photos and accelerator.is_main_process
+    train_split, validation_split = load_splits(arguments.data, verify)
     captions = grid_captions(validation_split, arguments)
 
     # everything that may have to be downloaded comes first

@@ -86,7 +86,7 @@ def measure_the_model(job: Job) -> None:
     """
     start = time.perf_counter()
     train, validation = photo_counts(job.data)
-    if too_few_photos(job.data):
+    if min(train, validation) < LEAST_PHOTOS:
         return leave_unmeasured(
             job,
             f"{train} training and {validation} validation photos are too few: the metrics need {LEAST_PHOTOS} each."

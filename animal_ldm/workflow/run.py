@@ -125,12 +125,13 @@ def work(stage: Stage, later: tuple[Stage, ...], plan: Plan, clock: Clock, impor
     mine.settings = settings_for(stage, settings)
     of_all = shares_of(settings, out)
     shares = [of_all.get(part.name, 0.0) for part in (stage, *later)]
-    found = state.stages["prepare"].facts
-    # a run that an earlier version began has not measured these
-    reserve = card_reserve(imports * slowness(), found.get("image_seconds", 0.0), found.get("card_classes", 0))
-    seconds = allotment(clock.left, mine.seconds, shares, reserve) if shares[0] else clock.left
+    seconds = clock.left
     number = [part.name for part in STAGES].index(stage.name) + 1
     if shares[0]:
+        found = state.stages["prepare"].facts
+        # a run that an earlier version began has not measured these
+        reserve = card_reserve(imports * slowness(), found.get("image_seconds", 0.0), found.get("card_classes", 0))
+        seconds = allotment(clock.left, mine.seconds, shares, reserve)
         logger.info(
             "[%d/%d] %s: %.1f of the %.1f minutes that are left",
             number, len(STAGES), stage.title, seconds / 60, clock.left / 60,
