@@ -94,8 +94,9 @@ class LoggingOptions:
 class MachineOptions:
     """Speed and memory."""
 
-    # Number type of the forward pass.
-    mixed_precision: Free[Literal["no", "bf16", "fp16"]] = "no"
+    # Number type of the forward pass. auto: bf16 on a CUDA GPU that computes with it, else no, which is float32. The
+    # report has what was chosen.
+    mixed_precision: Free[Literal["auto", "no", "bf16", "fp16"]] = "auto"
     # Compile the network with torch.compile.
     compile: Irrelevant[bool] = False
 

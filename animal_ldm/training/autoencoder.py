@@ -7,13 +7,16 @@ with a second L1 between the images downsampled to the size of the latent.
 # diffusers annotates configs, outputs and tensors too narrowly for a type checker.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch.nn import functional as F
@@ -27,12 +30,14 @@ from ..perceptual import PerceptualDistance
 from ..pixels import to_model_range, to_uint8
 from ..released import RELEASED_MODEL
 from .arguments import AutoencoderArguments
+from .batches import prepared_along
 from .cache import Cache
 from .cost import autoencoder_record
 from .crops import center_crop, pixel_array, random_crops
 from .discriminator import FeatureDiscriminator, PatchDiscriminator, adaptive_weight, fooling_loss, hinge_loss
 from .ema import EMA
 from .equivariance import Transform, random_transform
+from .execution import Execution
 from .guard import guarded
 from .models import autoencoder_architecture, build_autoencoder, downsample_factor
 from .normalisation import latent_statistics, normalize_latents
@@ -58,7 +63,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     """
     arguments.check()
     arguments = arguments.resolved()
-    accelerator = start_accelerator(arguments)
+    accelerator, execution = start_accelerator(arguments)
     size, device = arguments.image_size, accelerator.device
     verify = arguments.verify_photos and accelerator.is_main_process
     train_split, validation_split = load_splits(arguments.data, verify)
@@ -77,8 +82,8 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if arguments.perceptual_weight else None
     identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)
     adversarial_from = arguments.discriminator_start if arguments.discriminator_weight > 0 else 1.0
-    run = Run(accelerator, arguments, identity, len(train_split), adversarial_from)
-    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps)
+    run = Run(accelerator, arguments, identity, len(train_split), execution, adversarial_from)
+    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps, execution)
     run.resume(**trainer.parts())
 
     # data
@@ -86,28 +91,34 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     pixels, validation_pixels = pixel_array(cache, train_split), pixel_array(cache, validation_split)
     some_validation_pixels = validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
     stream = ImageStream(train_split.labels, arguments.seed)
-    rows = rows_of(accelerator, arguments)
+    rows = rows_of(accelerator, arguments).reshape(-1)
     latent_shape = (arguments.batch_size, vae.config.latent_channels, latent_size, latent_size)
 
-    for images_seen in run.steps():
+    def crops_at(images_seen: int) -> Crops:
         generator = step_generator(arguments.seed, images_seen)
         chosen = stream.indices(images_seen, arguments.batch_size)
-        batch = to_model_range(random_crops(pixels, chosen, size, generator, rows)).to(device)
-        noise = torch.randn(latent_shape, generator=generator)[rows].to(device)
+        images = to_model_range(random_crops(pixels, chosen, size, generator, rows))
+        noise = torch.randn(latent_shape, generator=generator)[rows]
         transform = random_transform(generator, arguments.equivariance)
+        if execution.pinned_memory:
+            images, noise = images.pin_memory(), noise.pin_memory()
+        return Crops(images, noise, transform)
+
+    for images_seen, crops in prepared_along(run.steps(), crops_at, arguments.batch_size, execution):
         # the window the discriminator looks at is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
-        losses = trainer.step(batch, noise, transform, adversarial=run.late)
+        losses = trainer.step(crops, adversarial=run.late)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
         for name, loss in losses.items():
             run.track_loss(name, loss)
 
-        if run.due(arguments.validate_every) and accelerator.is_main_process:
+        if run.due(arguments.validate_every):
             with trainer.ema.swapped_in():
                 measured = validation_pixels if run.done else some_validation_pixels
                 run.announce(validate(vae, measured, size, perceptual))
-                run.log_image("reconstructions", reconstruction_grid(vae, validation_pixels, size))
+                if accelerator.is_main_process:
+                    run.log_image("reconstructions", reconstruction_grid(vae, validation_pixels, size))
             run.write_page()
         if run.due(arguments.checkpoint_every):
             run.checkpoint()
@@ -207,6 +218,20 @@ class Reconstruction(torch.nn.Module):
 # --- optimisation ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Crops:
+    """One process's rows of a global batch, on the CPU."""
+
+    images: torch.Tensor  # (B, 3, S, S), -1 to 1
+    noise: torch.Tensor  # (B, C, h, w), for the latents
+    transform: Transform  # of images and latents
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Transform]:
+        asynchronous = device.type == "cuda"
+        images, noise = (tensor.to(device, non_blocking=asynchronous) for tensor in (self.images, self.noise))
+        return images, noise, self.transform
+
+
 class Trainer:
     """The trained networks with optimizers and averaged weights, and one step of the run.
 
@@ -222,17 +247,22 @@ class Trainer:
         vae: AutoencoderKL,
         perceptual: PerceptualDistance | None,
         total_steps: int,
+        execution: Execution,
     ):
         self.accelerator, self.arguments, self.vae = accelerator, arguments, vae
         self.perceptual = perceptual
         self.discriminator = build_discriminator(arguments.discriminator, perceptual)
         trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        fused = execution.fused_adamw or None
+        optimizer = torch.optim.AdamW(
+            trained, arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused
+        )
         discriminator_optimizer = torch.optim.AdamW(
             self.discriminator.parameters(),
             arguments.discriminator_learning_rate,
             betas=(0.5, 0.9),
             weight_decay=0.0,
+            fused=fused,
         )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.model, self.judge, self.optimizer, self.discriminator_optimizer = accelerator.prepare(
@@ -254,11 +284,13 @@ class Trainer:
             "ema": self.ema,
         }
 
-    def step(
-        self, batch: torch.Tensor, noise: torch.Tensor, transform: Transform, adversarial: bool
-    ) -> dict[str, torch.Tensor]:
-        """One optimizer step on this process's rows of the batch, `(B, 3, S, S)`; returns its losses."""
+    def step(self, crops: Crops, adversarial: bool) -> dict[str, torch.Tensor]:
+        """One optimizer step on this process's rows of the batch; returns its losses.
+
+        Nothing here waits for the device: its work is queued, and what is returned stays there.
+        """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
+        batch, noise, transform = crops.on(accelerator.device)
         losses = {"train/loss": torch.zeros((), device=accelerator.device)}
         targets, decoded_pieces = transform(batch), []
         for rows in accumulate(accelerator, self.model, self.arguments):
@@ -324,25 +356,29 @@ class Trainer:
 def validate(
     vae: AutoencoderKL, pixels: np.ndarray, size: int, perceptual: PerceptualDistance | None
 ) -> dict[str, float]:
-    """PSNR in dB (mean over photos), LPIPS, and the latents' mean and standard deviation, from posterior means."""
-    psnr, lpips, latents = [], [], []
-    for start in range(0, len(pixels), 32):
+    """PSNR in dB (mean over photos), LPIPS, and the latents' mean and standard deviation, from posterior means.
+
+    Each process measures a share of the photos; all of them call it.
+    """
+    state, sums = PartialState(), []
+    for start in range(0, len(pixels), 32)[state.process_index :: state.num_processes]:
         images = to_model_range(center_crop(pixels[start : start + 32], size)).to(vae.device)
         encoded = vae.encode(images).latent_dist.mode()
         decoded = vae.decode(encoded).sample.clamp(-1, 1)
-        latents.append(encoded)
         # pixel values span 2, so the peak is 2
-        psnr.append(10 * torch.log10(4 / (decoded - images).square().mean(dim=(1, 2, 3))))
-        if perceptual is not None:
-            lpips.append(perceptual(decoded, images))
-    latents = torch.cat(latents)
+        psnr = 10 * torch.log10(4 / (decoded - images).square().mean(dim=(1, 2, 3)))
+        lpips = perceptual(decoded, images) if perceptual is not None else torch.zeros_like(psnr)
+        latents = encoded.cpu().double()
+        parts = (psnr.sum(), lpips.sum(), latents.sum(), latents.square().sum())
+        sums.append([*(part.item() for part in parts), latents.numel()])
+    psnr_sum, lpips_sum, total, squares, count = np.sum(gather_object(sums), axis=0).tolist()
     values = {
-        "validation/psnr": torch.cat(psnr).mean().item(),
-        "validation/latent_mean": latents.mean().item(),
-        "validation/latent_std": latents.std().item(),
+        "validation/psnr": psnr_sum / len(pixels),
+        "validation/latent_mean": total / count,
+        "validation/latent_std": math.sqrt((squares - total**2 / count) / (count - 1)),
         "validation/images": len(pixels),
     }
-    return values | ({"validation/lpips_squeeze": torch.cat(lpips).mean().item()} if lpips else {})
+    return values | ({"validation/lpips_squeeze": lpips_sum / len(pixels)} if perceptual is not None else {})
 
 
 @torch.no_grad()

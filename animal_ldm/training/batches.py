@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from ..data.prepared import PreparedSplit
 from .cache import OnTheFly
+from .execution import Execution
 from .latents import sample_latents
 from .stream import ImageStream, step_generator
 from .text import Captions
@@ -22,25 +24,36 @@ class Batch:
     noise: torch.Tensor  # (B, C, h, w)
     timesteps: torch.Tensor  # (B,)
     captions: torch.Tensor  # (B, L, D) embeddings or (B, L) token ids
-    features: torch.Tensor | None  # (B, 512, s, s), what the middle of the UNet learns to predict
+    features: torch.Tensor | None = None  # (B, 512, s, s), what the middle of the UNet learns to predict
+    # (B,): with token ids in a piece of a batch, which of its distinct captions, then (K, L), each sample has
+    texts: torch.Tensor | None = None
 
-    def piece(self, rows: slice, device: torch.device) -> "Batch":
-        """The samples `rows`, on `device`; copied there while the CPU goes on if the batch is `pinned`."""
-        asynchronous = device.type == "cuda"
-        return self._each(lambda tensor: tensor[rows].to(device, non_blocking=asynchronous))
+    def pieces(self, size: int) -> list["Batch"]:
+        """In pieces of `size` samples, in order.
+
+        Captions repeat: of token ids each distinct caption stands once in a piece. They are found here, on the CPU,
+        because a device would have to stop until their number is known.
+        """
+        found = []
+        for start in range(0, len(self.latents), size):
+            piece = self._each(lambda tensor, start=start: tensor[start : start + size])
+            if piece.captions.ndim == 2:
+                distinct, texts = torch.unique(piece.captions, dim=0, return_inverse=True)
+                piece = replace(piece, captions=distinct, texts=texts)
+            found.append(piece)
+        return found
+
+    def to(self, device: torch.device) -> "Batch":
+        """On `device`; copied there while the CPU goes on if the batch is `pinned`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def pinned(self) -> "Batch":
         """In page-locked memory, from which CUDA copies asynchronously."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        return Batch(
-            latents=change(self.latents),
-            noise=change(self.noise),
-            timesteps=change(self.timesteps),
-            captions=change(self.captions),
-            features=None if self.features is None else change(self.features),
-        )
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return Batch(**{name: change(tensor) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -128,27 +141,35 @@ class Batches:
     stream: ImageStream
     batch_size: int
     caption_dropout: float
-    device: torch.device  # where they are trained on
-    rows: np.ndarray | None = None  # of each batch, that this process trains on; all by default
+    rows: np.ndarray  # of each batch, that this process trains on: (accumulation steps, B), see `own_rows`
+    execution: Execution
 
-    def at(self, images_seen: int) -> Batch:
+    def at(self, images_seen: int) -> list[Batch]:
+        """A piece of the batch for each accumulation step."""
         chosen = self.stream.indices(images_seen, self.batch_size)
         generator = step_generator(self.stream.seed, images_seen)
-        batch = self.photos.batch(chosen, generator, self.caption_dropout, self.rows)
-        return batch.pinned() if self.device.type == "cuda" else batch
+        batch = self.photos.batch(chosen, generator, self.caption_dropout, self.rows.reshape(-1))
+        pieces = batch.pieces(self.rows.shape[1])
+        return [piece.pinned() for piece in pieces] if self.execution.pinned_memory else pieces
 
-    def along(self, steps: Iterable[int]) -> Iterator[tuple[int, Batch]]:
-        """Yield (images seen, batch) for all `steps`, which begin one batch after another.
 
-        A thread prepares the next batch while the caller trains on this one; not on the CPU, whose cores the training
-        needs. After the last step one batch is left over.
-        """
-        if self.device.type == "cpu":
-            yield from ((images_seen, self.at(images_seen)) for images_seen in steps)
-            return
-        with ThreadPoolExecutor(1, "batches") as thread:
-            following = None
-            for images_seen in steps:
-                batch = (following or thread.submit(self.at, images_seen)).result()
-                following = thread.submit(self.at, images_seen + self.batch_size)
-                yield images_seen, batch
+Prepared = TypeVar("Prepared")
+
+
+def prepared_along(
+    steps: Iterable[int], prepare: Callable[[int], Prepared], batch_size: int, execution: Execution
+) -> Iterator[tuple[int, Prepared]]:
+    """Yield (images seen, what `prepare` makes for it) for all `steps`, which begin one batch after another.
+
+    Where the device suits it, a thread prepares the next batch while the caller trains on this one. After the last
+    step one batch is left over.
+    """
+    if not execution.prepares_ahead:
+        yield from ((images_seen, prepare(images_seen)) for images_seen in steps)
+        return
+    with ThreadPoolExecutor(1, "batches") as thread:
+        following = None
+        for images_seen in steps:
+            batch = (following or thread.submit(prepare, images_seen)).result()
+            following = thread.submit(prepare, images_seen + batch_size)
+            yield images_seen, batch

@@ -31,19 +31,23 @@ class Denoiser(nn.Module):
             unet.mid_block.register_forward_hook(lambda module, inputs, output: self.kept.update(middle=output))
 
     def forward(
-        self, noisy_latents: torch.Tensor, timesteps: torch.Tensor, captions: torch.Tensor
+        self,
+        noisy_latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        captions: torch.Tensor,
+        texts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Prediction `(B, C, h, w)` from noisy latents `(B, C, h, w)`, timesteps `(B,)` and captions.
 
-        Captions are embeddings `(B, L, D)`, or token ids `(B, L)` if the text encoder is trained jointly. The second
-        result is the projected output of the UNet's middle block, None without a projector.
+        Captions are embeddings `(B, L, D)`; or, if the text encoder is trained jointly, token ids `(K, L)` of distinct
+        captions, of which sample i has number `texts[i]`. The second result is the projected output of the UNet's
+        middle block, None without a projector.
         """
         if self.text_encoder is not None:
-            # Captions repeat within a batch: each distinct one is encoded once. F.embedding spreads them over the
-            # batch, because the gradients of indexing would be summed in an order that depends on the CPU's threads.
-            distinct, inverse = torch.unique(captions, dim=0, return_inverse=True)
-            encoded = self.text_encoder(distinct)[0]  # (distinct, L, D)
-            captions = F.embedding(inverse, encoded.flatten(1)).unflatten(1, encoded.shape[1:])
+            # F.embedding spreads the captions over the batch, because the gradients of indexing would be summed in an
+            # order that depends on the CPU's threads.
+            encoded = self.text_encoder(captions)[0]  # (K, L, D)
+            captions = F.embedding(texts, encoded.flatten(1)).unflatten(1, encoded.shape[1:])
         prediction = self.unet(noisy_latents, timesteps, captions, return_dict=False)[0]
         return prediction, None if self.projector is None else self.projector(self.kept.pop("middle"))
 

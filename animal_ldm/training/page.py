@@ -71,7 +71,9 @@ def write_page(report: dict[str, Any], total_images: int | None, folder: Path) -
         "duration": duration,
         "amount": amount,
         "arguments": [(argument, plain(value)) for argument, value in report["arguments"].items()],
-        "machine": [(part, plain(value)) for part, value in report["hardware"].items()],
+        "machine": [
+            (part, plain(value)) for part, value in {**report["hardware"], **report.get("execution", {})}.items()
+        ],
         "started": any("started" in stretch for stretch in report["stretches"]),
     }
     write_text(folder / PAGE, render_page(PAGE, **values))

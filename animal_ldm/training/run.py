@@ -4,13 +4,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from diffusers.optimization import get_scheduler
 from PIL import Image
@@ -24,6 +24,7 @@ from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
 from .checkpoints import check_same_checkpoint, checkpoint_paths, load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
+from .execution import Execution, begin_on
 from .kinds import Kind, arguments_of
 from .pace import Length, Pace, adjusted
 from .page import write_page
@@ -47,8 +48,8 @@ DATA_DIGEST_NOTE = (
 )
 
 
-def start_accelerator(arguments: RunArguments) -> Accelerator:
-    """Accelerator with its trackers, which write below `output_dir`.
+def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
+    """Accelerator with its trackers, which write below `output_dir`; and what suits its device.
 
     Raises:
         InputError: `output_dir` holds another run, the batch cannot be split evenly, or the launcher is configured to
@@ -63,8 +64,10 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
             )
     prepare_output_dir(arguments.output_dir, arguments.resume)
     trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    execution = begin_on(state.device, arguments.mixed_precision)
     accelerator = Accelerator(
-        mixed_precision=arguments.mixed_precision, log_with=trackers or None, project_dir=arguments.output_dir
+        mixed_precision=execution.mixed_precision, log_with=trackers or None, project_dir=arguments.output_dir
     )
     pieces = accelerator.num_processes * arguments.gradient_accumulation_steps
     if arguments.batch_size % pieces:
@@ -72,9 +75,11 @@ def start_accelerator(arguments: RunArguments) -> Accelerator:
             f"--batch_size must be a multiple of {pieces} ({accelerator.num_processes} processes x "
             f"{arguments.gradient_accumulation_steps} accumulation steps), but is {arguments.batch_size}."
         )
+    if accelerator.is_main_process:
+        logger.info("%s", execution)
     if trackers:
         accelerator.init_trackers("logs")
-    return accelerator
+    return accelerator, execution
 
 
 def learning_rate_schedule(
@@ -98,7 +103,7 @@ def learning_rate_factor(arguments: RunArguments, total_steps: int) -> Callable[
 
 
 def rows_of(accelerator: Accelerator, arguments: RunArguments) -> np.ndarray:
-    """Rows of each global batch that this process trains on, int64."""
+    """Rows of each global batch that this process trains on, int64 `(accumulation steps, B)`."""
     parts = arguments.gradient_accumulation_steps
     return own_rows(arguments.batch_size, parts, accelerator.process_index, accelerator.num_processes)
 
@@ -115,17 +120,26 @@ def accumulate(accelerator: Accelerator, model: torch.nn.Module, arguments: RunA
             yield slice((part - 1) * size, part * size)
 
 
+def own_groups(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The state to load, with the settings that the optimizer was made with.
+
+    They come before the state: where its counters belong depends on whether the optimizer is fused.
+    """
+    own = [{**group} for group in optimizer.param_groups]
+    groups = [{**group, "params": stored["params"]} for group, stored in zip(own, state["param_groups"], strict=True)]
+    return {**state, "param_groups": groups}
+
+
 @contextlib.contextmanager
 def own_settings(parts: Iterable[Any]) -> Iterator[None]:
     """Optimizers and schedules that load their state within this context keep the settings they were made with."""
     parts = list(parts)
-    optimizers = [part for part in parts if hasattr(part, "param_groups")]
-    settings = [[{**group, "params": None} for group in optimizer.param_groups] for optimizer in optimizers]
+    optimizers = [getattr(part, "optimizer", part) for part in parts if hasattr(part, "param_groups")]
+    hooks = [optimizer.register_load_state_dict_pre_hook(own_groups) for optimizer in optimizers]
     schedules = [(part, part.base_lrs) for part in parts if isinstance(part, LambdaLR)]
     yield
-    for optimizer, kept in zip(optimizers, settings, strict=True):
-        for group, own in zip(optimizer.param_groups, kept, strict=True):
-            group.update({name: value for name, value in own.items() if name != "params"})
+    for hook in hooks:
+        hook.remove()
     for schedule, base_lrs in schedules:
         schedule.base_lrs = base_lrs
         rates = zip(schedule.optimizer.param_groups, base_lrs, schedule.lr_lambdas, strict=True)
@@ -140,6 +154,7 @@ class Run:
         identity: digests of what the run is made of, by name: that of the argument (of kind `CONTENT`) that stands
             for it, or `argument.part`. The run can only be resumed with the same.
         photos: in the training split. The length of the run is rounded up to whole batches.
+        execution: what suits the device, from `start_accelerator`.
         late_from: share of the run after which `late` holds.
     """
 
@@ -149,10 +164,11 @@ class Run:
         arguments: RunArguments,
         identity: dict[str, Any],
         photos: int,
+        execution: Execution,
         late_from: float = 1.0,
     ):
-        self.accelerator = accelerator
-        self.arguments = arguments
+        self.accelerator, self.execution = accelerator, execution
+        self.arguments = arguments = replace(arguments, mixed_precision=execution.mixed_precision)
         self.output_dir = Path(arguments.output_dir)
         self.batch_size = arguments.batch_size
         self.identity = {**identity, **arguments_of(arguments, Kind.IDENTITY)}
@@ -321,7 +337,8 @@ class Run:
     def announce(self, values: dict[str, float]) -> None:
         """Log `values`, and show them."""
         figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        logger.info("%d images: %s", self.images_seen, figures)
+        if self.accelerator.is_main_process:
+            logger.info("%d images: %s", self.images_seen, figures)
         self.log(values)
 
     def log(self, values: dict[str, float]) -> None:
@@ -338,7 +355,9 @@ class Run:
         return [entry[name] for entry in self.history if name in entry and entry["images_seen"] > changed]
 
     def log_image(self, name: str, image: Image.Image) -> None:
-        """Write `image` to `samples/<name>-<images_seen>.png`, and to the trackers that accept images."""
+        """The main process writes `image` to `samples/<name>-<images_seen>.png`, and to the trackers."""
+        if not self.accelerator.is_main_process:
+            return
         with whole_file(self.output_dir / "samples" / f"{name}-{self.images_seen:010d}.png") as partial:
             image.save(partial)
         pixels = np.asarray(image)[None]  # (1, H, W, 3)
@@ -372,14 +391,16 @@ class Run:
                 **results,
                 **self.meter.report(),
                 "hardware": {**hardware(), "processes": self.accelerator.num_processes},
+                "execution": asdict(self.execution),
                 "versions": library_versions(*LIBRARIES),
                 "history": self.history,
             }
         )
 
     def write_page(self, **results: Any) -> None:
-        """Write `training.html` into `output_dir`; `results` are further parts of the report that it shows."""
-        write_page(self.report(**results), None if self.pace else self.total_images, self.output_dir)
+        """The main process writes `training.html`; `results` are further parts of the report that it shows."""
+        if self.accelerator.is_main_process:
+            write_page(self.report(**results), None if self.pace else self.total_images, self.output_dir)
 
     def write_report(self, digest_notes: dict[str, str], **results: Any) -> None:
         """Write `training_report.json` and `training.html` into `output_dir`.

@@ -61,6 +61,6 @@ def step_generator(seed: int, images_seen: int) -> torch.Generator:
 
 
 def own_rows(batch_size: int, parts: int, process: int, processes: int) -> np.ndarray:
-    """Rows of the global batch that `process` trains on, those of each of `parts` accumulation steps in turn: int64
-    `(batch_size / processes,)`."""
-    return np.arange(batch_size).reshape(parts, processes, -1)[:, process].reshape(-1)
+    """Rows of the global batch that `process` trains on, in `parts` accumulation steps: int64
+    `(parts, batch_size / (parts * processes))`."""
+    return np.arange(batch_size).reshape(parts, processes, -1)[:, process]

@@ -28,10 +28,11 @@ from ..released import model_folder
 from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
-from .batches import Batch, Batches, DiffusionProcess, EncodedPhotos
+from .batches import Batch, Batches, DiffusionProcess, EncodedPhotos, prepared_along
 from .cache import Cache, fingerprint
 from .cost import autoencoder_record
 from .ema import EMA, PowerAverages
+from .execution import Execution
 from .fork import Configs, read_fork
 from .guard import guarded
 from .latents import latent_moments
@@ -83,7 +84,7 @@ def train(arguments: TrainingArguments) -> Path | None:
         InputError: an argument, the dataset or a component is at fault.
     """
     arguments.check()
-    accelerator = start_accelerator(arguments)
+    accelerator, execution = start_accelerator(arguments)
     device = accelerator.device
     verify = arguments.verify_photos and accelerator.is_main_process
     train_split, validation_split = load_splits(arguments.data, verify)
@@ -100,7 +101,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     )
 
     identity = identity_of(arguments, (train_split, validation_split), networks, perceptual)
-    run = Run(accelerator, arguments, identity, len(train_split))
+    run = Run(accelerator, arguments, identity, len(train_split), execution)
     photos, validation_photos = encode_photos(
         Cache(accelerator, arguments.cache_dir), arguments, networks, perceptual, train_split, validation_split
     )
@@ -113,19 +114,19 @@ def train(arguments: TrainingArguments) -> Path | None:
             validation_batch.latents.std(),
         )
 
-    trainer = Trainer(accelerator, arguments, networks, run.total_steps)
+    trainer = Trainer(accelerator, arguments, networks, run.total_steps, execution)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
     classes = sorted({*train_split.classes, *known_classes(arguments)})
     pipeline = build_pipeline(arguments, networks, train_split, classes)
     best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
     rows = rows_of(accelerator, arguments)
-    batches = Batches(photos, stream, arguments.batch_size, arguments.caption_dropout, device, rows)
+    batches = Batches(photos, stream, arguments.batch_size, arguments.caption_dropout, rows, execution)
 
-    for images_seen, batch in batches.along(run.steps()):
+    for images_seen, pieces in prepared_along(run.steps(), batches.at, arguments.batch_size, execution):
         # dropout inside the networks is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
-        losses = trainer.step(batch)
+        losses = trainer.step(pieces)
         run.advance()
         trainer.ema.update(run.images_seen, arguments.batch_size)
         if trainer.power_averages is not None:
@@ -135,9 +136,9 @@ def train(arguments: TrainingArguments) -> Path | None:
         for name, loss in losses.items():
             run.track_loss(name, loss)
 
-        if run.due(arguments.validate_every) and accelerator.is_main_process:
+        if run.due(arguments.validate_every):
             with trainer.averaged():
-                loss = validation_loss(trainer.model, trainer.noise_scheduler, validation_batch, device)
+                loss = validation_loss(accelerator, trainer.model, trainer.noise_scheduler, validation_batch)
                 run.announce({"validation/loss": loss})
                 run.log_image("samples", sample_grid(pipeline, arguments, captions))
             run.write_page(classes=train_split.classes)
@@ -306,7 +307,14 @@ def encode_photos(
 class Trainer:
     """The trained networks with optimizer and averaged weights, and one step of the run."""
 
-    def __init__(self, accelerator: Accelerator, arguments: TrainingArguments, networks: Networks, total_steps: int):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        arguments: TrainingArguments,
+        networks: Networks,
+        total_steps: int,
+        execution: Execution,
+    ):
         self.accelerator, self.arguments = accelerator, arguments
         self.noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
         self.model = Denoiser(
@@ -314,7 +322,11 @@ class Trainer:
         )
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
-            trained, lr=arguments.learning_rate, betas=(0.9, 0.99), weight_decay=arguments.weight_decay
+            trained,
+            lr=arguments.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=arguments.weight_decay,
+            fused=execution.fused_adamw or None,
         )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
@@ -340,14 +352,17 @@ class Trainer:
         with self.ema.swapped_in(), inference(self.model):
             yield
 
-    def step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One optimizer step on this process's rows of the batch; returns its losses."""
+    def step(self, pieces: Sequence[Batch]) -> dict[str, torch.Tensor]:
+        """One optimizer step on this process's rows of the batch, a piece for each accumulation step; returns its losses.
+
+        Nothing here waits for the device: its work is queued, and what is returned stays there.
+        """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
-        names = ["train/loss"] + ["train/misalignment"] * (batch.features is not None)
+        names = ["train/loss"] + ["train/misalignment"] * (pieces[0].features is not None)
         sums = {name: torch.zeros((), device=accelerator.device) for name in names}
-        for rows in accumulate(accelerator, self.wrapped, self.arguments):
+        for _, piece in zip(accumulate(accelerator, self.wrapped, self.arguments), pieces, strict=True):
             with accelerator.autocast():
-                losses = self.losses(batch.piece(rows, accelerator.device))
+                losses = self.losses(piece.to(accelerator.device))
             loss = losses["train/loss"]
             if "train/misalignment" in losses:
                 loss = loss + self.arguments.alignment_weight * losses["train/misalignment"]
@@ -363,7 +378,7 @@ class Trainer:
     def losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Weighted denoising loss of a piece of a batch, and with alignment the distance from the photos' features."""
         noisy_latents = self.noise_scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-        prediction, projected = self.wrapped(noisy_latents, batch.timesteps, batch.captions)
+        prediction, projected = self.wrapped(noisy_latents, batch.timesteps, batch.captions, batch.texts)
         target = training_target(self.noise_scheduler, batch.latents, batch.noise, batch.timesteps)
         weights = loss_weights(self.noise_scheduler, batch.timesteps, self.arguments.snr_gamma)
         losses = {"train/loss": diffusion_loss(prediction, target, weights)}

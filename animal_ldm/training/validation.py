@@ -9,10 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object
 from diffusers import DDPMScheduler
 from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont
@@ -37,6 +39,7 @@ from .run import Run
 from .text import EXAMPLES
 
 TITLE_HEIGHT = 18  # pixels of the line above a row of the grid
+GRID_BATCH = 64  # images of a grid that an accelerator samples at a time; the CPU samples a row
 
 
 @contextlib.contextmanager
@@ -51,17 +54,24 @@ def inference(model: torch.nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def validation_loss(denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, device: torch.device) -> float:
-    """Unweighted loss over a fixed batch."""
-    losses, sizes = [], []
-    for start in range(0, len(batch.latents), 64):
-        piece = batch.piece(slice(start, start + 64), device)
+def validation_loss(
+    accelerator: Accelerator, denoiser: Denoiser, scheduler: DDPMScheduler, batch: Batch, size: int = 64
+) -> float:
+    """Unweighted loss over a fixed batch, the same for any number of processes. All of them call it.
+
+    Args:
+        size: of the pieces that are shared among the processes.
+    """
+    pieces = batch.pieces(size)
+    losses = torch.zeros(len(pieces), device=accelerator.device)
+    for i in range(len(pieces))[accelerator.process_index :: accelerator.num_processes]:
+        piece = pieces[i].to(accelerator.device)
         noisy_latents = scheduler.add_noise(piece.latents, piece.noise, piece.timesteps)
-        prediction, _ = denoiser(noisy_latents, piece.timesteps, piece.captions)
+        prediction, _ = denoiser(noisy_latents, piece.timesteps, piece.captions, piece.texts)
         target = training_target(scheduler, piece.latents, piece.noise, piece.timesteps)
-        losses.append(diffusion_loss(prediction, target, torch.ones(len(target), device=device)).item())
-        sizes.append(len(target))
-    return float(np.average(losses, weights=sizes))
+        losses[i] = diffusion_loss(prediction, target, torch.ones(len(target), device=accelerator.device))
+    reduced: Any = accelerator.reduce(losses, "sum")  # the others have zeros in its place
+    return float(np.average(reduced.tolist(), weights=[len(piece.latents) for piece in pieces]))
 
 
 def grid_captions(split: PreparedSplit, arguments: TrainingArguments) -> list[str]:
@@ -92,15 +102,21 @@ def sample_grid(
 ) -> Image.Image:
     """Samples from the same noise at every call: a row per class, then a row below each of `captions`.
 
-    Of more than `MOST_CLASSES` classes, an evenly spaced selection is shown.
+    Of more than `MOST_CLASSES` classes, an evenly spaced selection is shown. Each process samples a share of the rows;
+    all of them call it.
     """
     columns, known = arguments.samples_per_class, pipeline.classes
     classes = [known[i] for i in np.linspace(0, len(known) - 1, min(MOST_CLASSES, len(known))).round().astype(int)]
     rows = [*map(with_article, classes), *captions]
-    prompts = [prompt for prompt in rows for _ in range(columns)]
-    seeds = [arguments.seed + column for _ in rows for column in range(columns)]
+    state = PartialState()
+    own = range(len(rows))[state.process_index :: state.num_processes]
+    prompts = [rows[row] for row in own for _ in range(columns)]
+    seeds = [arguments.seed + column for _ in own for column in range(columns)]
+    together = columns if pipeline.device.type == "cpu" else max(columns, GRID_BATCH)
     with quiet(pipeline):
-        images = [*sample_images(pipeline, prompts, seeds, arguments.settings(), batch_size=columns)]
+        sampled = [*sample_images(pipeline, prompts, seeds, arguments.settings(), together)]
+    found = dict(gather_object([(row, sampled[i * columns : (i + 1) * columns]) for i, row in enumerate(own)]))
+    images = [image for row in range(len(rows)) for image in found[row]]
     grid = make_image_grid(images[: len(classes) * columns], rows=len(classes), cols=columns)
     side = images[0].height
     sheet = Image.new("RGB", (grid.width, grid.height + len(captions) * (TITLE_HEIGHT + side)), "white")

@@ -15,7 +15,7 @@ from animal_ldm.errors import InputError
 from animal_ldm.perceptual import PerceptualDistance
 from animal_ldm.pixels import to_model_range
 from animal_ldm.training.arguments import AutoencoderArguments
-from animal_ldm.training.autoencoder import Trainer, train, validate
+from animal_ldm.training.autoencoder import Crops, Trainer, train, validate
 from animal_ldm.training.discriminator import (
     FeatureDiscriminator,
     PatchDiscriminator,
@@ -24,6 +24,7 @@ from animal_ldm.training.discriminator import (
     hinge_loss,
 )
 from animal_ldm.training.equivariance import Transform
+from animal_ldm.training.execution import Execution
 from animal_ldm.training.normalisation import latent_statistics
 from tests.conftest import tiny_vae
 from tests.training.conftest import assert_same_weights, random_pixels, write_split
@@ -106,7 +107,7 @@ def test_adaptive_weight_equals_the_ratio_of_gradients():
 
 
 def test_a_wrong_colour_costs_twice_and_noise_once(arguments):
-    trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, total_steps=1)
+    trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, 1, Execution())
     images, kl = torch.zeros(2, 3, 16, 16), torch.zeros(2)
     checkerboard = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
     assert trainer.reconstruction_loss(images, images + 0.1, kl).item() == pytest.approx(0.2)
@@ -121,9 +122,9 @@ def test_an_autoencoder_trained_on_transforms_decodes_turned_latents_better(argu
     errors = {}
     for trained_on in (Transform(), Transform(1.0, 1)):
         torch.manual_seed(0)
-        trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, total_steps=60)
+        trainer = Trainer(Accelerator(), arguments, tiny_vae(), None, 60, Execution())
         for _ in range(60):
-            trainer.step(images, noise, trained_on, adversarial=False)
+            trainer.step(Crops(images, noise, trained_on), adversarial=False)
         with torch.no_grad():
             decoded, _ = trainer.model(images, noise, Transform(1.0, 1))
         errors[trained_on] = (decoded - Transform(1.0, 1)(images)).abs().mean().item()

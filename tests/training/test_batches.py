@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from animal_ldm.data.prepared import PreparedSplit
-from animal_ldm.training.batches import Batches, DiffusionProcess, EncodedPhotos
+from animal_ldm.training.batches import Batches, DiffusionProcess, EncodedPhotos, prepared_along
 from animal_ldm.training.cache import Cache
+from animal_ldm.training.execution import Execution
 from animal_ldm.training.stream import ImageStream, own_rows, step_generator
 from animal_ldm.training.text import Captions
 from tests.conftest import tiny_text_encoder, tiny_tokenizer
@@ -73,25 +74,36 @@ def test_processes_draw_their_rows_of_the_same_batch(encoded, processes):
     photos.features = np.random.default_rng(1).normal(size=(3, 2, 4, 1, 1)).astype(np.float16)
     whole = photos.batch(chosen, step_generator(0, 8), 0.3)
     for process in range(processes):
-        rows = own_rows(8, 2, process, processes)
+        rows = own_rows(8, 2, process, processes).reshape(-1)
         own = photos.batch(chosen, step_generator(0, 8), 0.3, rows)
         for name in ("latents", "noise", "timesteps", "captions", "features"):
             assert torch.equal(getattr(own, name), getattr(whole, name)[rows]), name
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_batches_are_the_same_wherever_they_are_prepared(encoded, device):
-    """On the CPU in turn, elsewhere by a thread ("meta" stands for a GPU); from any step of the run on."""
+BY_A_THREAD = Execution(prepares_ahead=True)
+
+
+@pytest.mark.parametrize("execution", [Execution(), BY_A_THREAD])
+def test_batches_are_the_same_wherever_they_are_prepared(encoded, execution):
+    """In turn or by a thread; from any step of the run on, and in any number of pieces."""
     photos = encoded(CAPTIONS)
-    batches = Batches(photos, ImageStream("abc", 0), 2, 0.1, torch.device(device))
-    for start in (0, 4):
-        steps = range(start, 12, 2)
-        for images_seen, (found, batch) in zip(steps, batches.along(steps), strict=True):
-            chosen = ImageStream("abc", 0).indices(images_seen, 2)
+    batches = Batches(photos, ImageStream("abc", 0), 4, 0.1, own_rows(4, 2, 0, 1), execution)
+    for start in (0, 8):
+        steps = range(start, 24, 4)
+        for images_seen, (found, pieces) in zip(steps, prepared_along(steps, batches.at, 4, execution), strict=True):
+            chosen = ImageStream("abc", 0).indices(images_seen, 4)
             expected = photos.batch(chosen, step_generator(0, images_seen), 0.1)
-            assert found == images_seen
-            assert torch.equal(batch.latents, expected.latents) and torch.equal(batch.noise, expected.noise)
-            assert torch.equal(batch.timesteps, expected.timesteps) and torch.equal(batch.captions, expected.captions)
+            assert found == images_seen and len(pieces) == 2
+            for name in ("latents", "noise", "timesteps"):
+                whole = torch.cat([getattr(piece, name) for piece in pieces])
+                assert torch.equal(whole, getattr(expected, name))
+            captions = [piece.captions[piece.texts] for piece in pieces]
+            assert torch.equal(torch.cat(captions), expected.captions)
+
+
+def test_each_distinct_caption_stands_once_in_a_piece(encoded):
+    batch = encoded(CAPTIONS).batch(np.array([0, 2, 0, 2, 2, 2]), torch.Generator().manual_seed(0), 0.0)
+    assert [len(piece.captions) for piece in batch.pieces(4)] == [2, 1]
 
 
 def test_the_next_batch_is_prepared_during_the_step(encoded):
@@ -103,14 +115,14 @@ def test_the_next_batch_is_prepared_during_the_step(encoded):
                 wanted.set()
             return super().indices(images_seen, count)
 
-    batches = Batches(photos, Watched("abc", 0), 2, 0.1, torch.device("meta"))
-    for images_seen, _ in batches.along(iter([0])):
+    batches = Batches(photos, Watched("abc", 0), 2, 0.1, own_rows(2, 1, 0, 1), BY_A_THREAD)
+    for images_seen, _ in prepared_along(iter([0]), batches.at, 2, BY_A_THREAD):
         assert images_seen == 0 and wanted.wait(timeout=10)
 
 
 def test_an_error_of_the_thread_is_raised_in_the_loop(encoded):
     photos = encoded(CAPTIONS)
     photos.moments = photos.moments[:1]
-    batches = Batches(photos, ImageStream("abc", 0), 3, 0.1, torch.device("meta"))
+    batches = Batches(photos, ImageStream("abc", 0), 3, 0.1, own_rows(3, 1, 0, 1), BY_A_THREAD)
     with pytest.raises(IndexError):
-        list(batches.along(range(0, 6, 3)))
+        list(prepared_along(range(0, 6, 3), batches.at, 3, BY_A_THREAD))

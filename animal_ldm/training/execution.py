@@ -1,0 +1,75 @@
+"""What a run computes with on its device: chosen here, said when it starts, and written into its report."""
+
+from dataclasses import dataclass
+
+import torch
+
+# From this compute capability on (Ampere), an NVIDIA GPU has matrix units for bfloat16 and TensorFloat-32.
+MATRIX_UNITS = (8, 0)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the steps of a run are computed; the CPU's is the plain one, in float32.
+
+    Attributes:
+        device: its type, such as "cpu" or "cuda".
+        mixed_precision: number type of the forward pass: "no" (float32), "bf16" or "fp16".
+        tf32: whether float32 matrix products are rounded to TensorFloat-32.
+        fused_adamw: whether one kernel updates all weights.
+        pinned_memory: whether batches lie in page-locked memory, from which they are copied while the device computes.
+        prepares_ahead: whether a thread prepares the next batch during a step.
+    """
+
+    device: str = "cpu"
+    mixed_precision: str = "no"
+    tf32: bool = False
+    fused_adamw: bool = False
+    pinned_memory: bool = False
+    prepares_ahead: bool = False
+
+    def __str__(self) -> str:
+        numbers = "float32" if self.mixed_precision == "no" else self.mixed_precision
+        named = {
+            "TF32 matrix products": self.tf32,
+            "fused AdamW": self.fused_adamw,
+            "pinned memory": self.pinned_memory,
+            "next batch prepared during the step": self.prepares_ahead,
+        }
+        return ", ".join([f"{self.device}: {numbers}", *(name for name, used in named.items() if used)])
+
+
+def chosen_for(device: str, capability: tuple[int, int] | None, mixed_precision: str = "auto") -> Execution:
+    """What suits a device.
+
+    On the CPU the cores that would prepare batches are those that train. `channels_last` is not among the choices:
+    PyTorch's group normalisation on CUDA has long turned every input back into the other layout (pytorch/pytorch#111824),
+    and `torch.compile` chooses the layout of convolutions itself. `benchmarks/training.py` measures it.
+
+    Args:
+        device: type of the device.
+        capability: compute capability of a CUDA device.
+        mixed_precision: as --mixed_precision; with "no", matrix products keep the bits of float32.
+    """
+    cuda = device == "cuda"
+    has_units = cuda and capability is not None and capability >= MATRIX_UNITS
+    tf32 = has_units and mixed_precision != "no"
+    if mixed_precision == "auto":
+        mixed_precision = "bf16" if has_units else "no"
+    return Execution(
+        device=device,
+        mixed_precision=mixed_precision,
+        tf32=tf32,
+        fused_adamw=cuda,
+        pinned_memory=cuda,
+        prepares_ahead=device != "cpu",
+    )
+
+
+def begin_on(device: torch.device, mixed_precision: str) -> Execution:
+    """The choice for this device; PyTorch is set to its number types."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    execution = chosen_for(device.type, capability, mixed_precision)
+    if execution.tf32:
+        torch.set_float32_matmul_precision("high")
+    return execution
