@@ -414,6 +414,7 @@ def save_autoencoder(
     with whole_folder(run.output_dir / "vae") as partial:
         vae.save_pretrained(partial)
     run.write_report(
+        run.output_dir,
         **normalisation,
         scaling_factor=vae.config.scaling_factor,
         architecture=autoencoder_architecture(vae),

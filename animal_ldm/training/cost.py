@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+from accelerate.utils import gather_object
+
 from ..errors import InputError
 from ..released import is_pipeline_folder, model_folder
 
@@ -18,9 +21,9 @@ class Meter:
     """Wall-clock time and energy of a run, over all its stretches. Its state is part of the checkpoint.
 
     Energy and CO2 come from codecarbon's offline tracker. A run of one process meters that process, so that runs which
-    share a machine are not charged twice (see `metered`). A run of several processes meters the whole machine of its
-    main process. Each stretch records when it began and ended: two stretches of `WHOLE_MACHINE` that overlap in time
-    have counted the same energy.
+    share a machine are not charged twice (see `metered`). A run of several processes meters each of its machines as a
+    whole: one process of each has a meter, and `gather` adds them up. Each stretch records when it began and ended:
+    two stretches of `WHOLE_MACHINE` that overlap in time have counted the same energy.
 
     Args:
         country: ISO code with three letters, for the carbon intensity of the grid; None measures no energy.
@@ -36,25 +39,37 @@ class Meter:
         self.first_image = 0
         self.images_seen = 0
         self.energy_kwh = self.co2_kg = 0.0
+        self.elsewhere: list[tuple[float, float]] = []  # the same of each other machine, when last gathered
         self.tracker = _start_tracker(country, "process" if processes == 1 else "machine") if country else None
         self.metered = _metered(self.tracker, processes) if self.tracker else None
 
-    def _stretch(self) -> dict:
-        """The current stretch, up to now."""
+    def _measure(self) -> tuple[float, float]:
+        """kWh and kg of CO2 on this machine in the current stretch, up to now."""
         if self.tracker is not None:
             task = self.tracker.stop_task()
             self.energy_kwh += task.energy_consumed
             self.co2_kg += task.emissions
             self.tracker.start_task()
+        return self.energy_kwh, self.co2_kg
+
+    def gather(self, process: int) -> None:
+        """Take in what the other machines have measured up to now. All processes call it, `process` is this one."""
+        readings = gather_object([self._measure() if self.tracker else None])
+        self.elsewhere = [reading for i, reading in enumerate(readings) if reading and i != process]
+
+    def _stretch(self) -> dict:
+        """The current stretch, up to now."""
+        energy_kwh, co2_kg = np.sum([self._measure(), *self.elsewhere], axis=0).tolist()
+        machines = f", of {1 + len(self.elsewhere)} machines" if self.elsewhere else ""
         return {
             "from_image": self.first_image,
             "to_image": self.images_seen,
             "started": self.started,
             "ended": now(),
             "seconds": time.perf_counter() - self.start_counter,
-            "energy_kwh": self.energy_kwh if self.tracker else None,
-            "co2_kg": self.co2_kg if self.tracker else None,
-            "metered": self.metered,
+            "energy_kwh": energy_kwh if self.tracker else None,
+            "co2_kg": co2_kg if self.tracker else None,
+            "metered": self.metered and self.metered + machines,
         }
 
     def state_dict(self) -> dict:

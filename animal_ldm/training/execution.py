@@ -43,8 +43,9 @@ def chosen_for(device: str, capability: tuple[int, int] | None, mixed_precision:
     """What suits a device.
 
     On the CPU the cores that would prepare batches are those that train. `channels_last` is not among the choices:
-    PyTorch's group normalisation on CUDA has long turned every input back into the other layout (pytorch/pytorch#111824),
-    and `torch.compile` chooses the layout of convolutions itself. `benchmarks/training.py` measures it.
+    PyTorch's group normalisation on CUDA has long turned every input back into the other layout
+    (pytorch/pytorch#111824), and `torch.compile` chooses the layout of convolutions itself. `benchmarks/training.py`
+    measures it.
 
     Args:
         device: type of the device.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, parse_flag_from_env
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,6 +29,7 @@ from .kinds import Kind, arguments_of
 from .pace import Length, Pace, adjusted
 from .page import write_page
 from .stream import own_rows
+from .trackers import start_trackers, track_image
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
     trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     execution = begin_on(state.device, arguments.mixed_precision)
+    folders = ProjectConfiguration(arguments.output_dir, logging_dir=f"{arguments.output_dir}/logs")
     accelerator = Accelerator(
-        mixed_precision=execution.mixed_precision, log_with=trackers or None, project_dir=arguments.output_dir
+        mixed_precision=execution.mixed_precision, log_with=trackers or None, project_config=folders
     )
     pieces = accelerator.num_processes * arguments.gradient_accumulation_steps
     if arguments.batch_size % pieces:
@@ -78,7 +80,7 @@ def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
     if accelerator.is_main_process:
         logger.info("%s", execution)
     if trackers:
-        accelerator.init_trackers("logs")
+        start_trackers(accelerator, replace(arguments, mixed_precision=execution.mixed_precision))
     return accelerator, execution
 
 
@@ -185,7 +187,9 @@ class Run:
         # {argument: [{"images_seen": when it applied first, "value": …}, …]}, of the free ones that were changed
         self.argument_history: dict[str, list[dict[str, Any]]] = {}
         self.stored_arguments: dict[str, Any] = {}
-        self.meter = Meter(arguments.country if accelerator.is_main_process else None, accelerator.num_processes)
+        # one on every machine
+        metered = arguments.country if accelerator.is_local_main_process else None
+        self.meter = Meter(metered, accelerator.num_processes)
         self.losses: dict[str, list[torch.Tensor]] = {}
         self.bar = tqdm(disable=True)
         self.shown: dict[str, str] = {}  # beside the bar
@@ -360,15 +364,11 @@ class Run:
             return
         with whole_file(self.output_dir / "samples" / f"{name}-{self.images_seen:010d}.png") as partial:
             image.save(partial)
-        pixels = np.asarray(image)[None]  # (1, H, W, 3)
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({name: pixels}, step=self.images_seen, dataformats="NHWC")
-            elif hasattr(tracker, "log_images"):
-                tracker.log_images({name: pixels}, step=self.images_seen)
+        track_image(self.accelerator, name, image, self.images_seen)
 
     def checkpoint(self) -> None:
-        # the main process writes, so it must know the losses of all
+        # the main process writes, so it must know the losses of all, and the energy of all machines
+        self.meter.gather(self.accelerator.process_index)
         self.losses = {
             name: [*self.accelerator.reduce(torch.stack(losses), "mean")]  # pyright: ignore[reportArgumentType]
             for name, losses in self.losses.items()
@@ -402,12 +402,13 @@ class Run:
         if self.accelerator.is_main_process:
             write_page(self.report(**results), None if self.pace else self.total_images, self.output_dir)
 
-    def write_report(self, digest_notes: dict[str, str], **results: Any) -> None:
-        """Write `training_report.json` and `training.html` into `output_dir`.
+    def write_report(self, folder: Path, digest_notes: dict[str, str], **results: Any) -> None:
+        """Write `training_report.json` into `folder`, and into `output_dir` also `training.html`.
 
         Args:
             digest_notes: what the digests in the report are computed over.
         """
         report = self.report(**results, digest_notes={"identity.data": DATA_DIGEST_NOTE, **digest_notes})
-        write_json(self.output_dir / "training_report.json", report)
-        write_page(report, self.total_images, self.output_dir)
+        write_json(folder / "training_report.json", report)
+        if folder == self.output_dir:
+            write_page(report, self.total_images, self.output_dir)

@@ -58,7 +58,15 @@ from .objective import (
 from .run import Run, accumulate, learning_rate_schedule, rows_of, start_accelerator
 from .stream import ImageStream, step_seed
 from .text import Captions, caption_record, known_words, load_text_encoder, take_over
-from .validation import BestWeights, grid_captions, inference, sample_grid, save_pipeline, validation_loss
+from .validation import (
+    BestWeights,
+    check_samples_can_be_shared,
+    grid_captions,
+    inference,
+    sample_grid,
+    save_pipeline,
+    validation_loss,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +93,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     """
     arguments.check()
     accelerator, execution = start_accelerator(arguments)
+    check_samples_can_be_shared(accelerator, arguments)
     device = accelerator.device
     verify = arguments.verify_photos and accelerator.is_main_process
     train_split, validation_split = load_splits(arguments.data, verify)
@@ -94,11 +103,10 @@ def train(arguments: TrainingArguments) -> Path | None:
     networks = load_networks(arguments, train_split.all_captions, device)
     autoencoder = autoencoder_record(arguments.vae)
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if networks.projector else None
-    extractor = (
-        load_extractor(arguments.eval_extractor, arguments.extractor_weights, device, arguments.cache_dir)
-        if arguments.eval_every
-        else None
-    )
+    extractor = None
+    if arguments.eval_every:
+        weights = arguments.extractor_weights
+        extractor = load_extractor(arguments.eval_extractor, weights, device, arguments.cache_dir)
 
     identity = identity_of(arguments, (train_split, validation_split), networks, perceptual)
     run = Run(accelerator, arguments, identity, len(train_split), execution)
@@ -118,19 +126,20 @@ def train(arguments: TrainingArguments) -> Path | None:
     run.resume(**trainer.parts(), configs=trained_configs(networks))
     classes = sorted({*train_split.classes, *known_classes(arguments)})
     pipeline = build_pipeline(arguments, networks, train_split, classes)
-    best = BestWeights(run, arguments, pipeline, extractor) if extractor else None
+    result = Result(run, pipeline, (train_split, validation_split), networks, autoencoder)
+    best = BestWeights(run, arguments, pipeline, extractor, result.save) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
-    rows = rows_of(accelerator, arguments)
-    batches = Batches(photos, stream, arguments.batch_size, arguments.caption_dropout, rows, execution)
+    rows, size = rows_of(accelerator, arguments), arguments.batch_size
+    batches = Batches(photos, stream, size, arguments.caption_dropout, rows, execution)
 
-    for images_seen, pieces in prepared_along(run.steps(), batches.at, arguments.batch_size, execution):
+    for images_seen, pieces in prepared_along(run.steps(), batches.at, size, execution):
         # dropout inside the networks is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
         losses = trainer.step(pieces)
         run.advance()
-        trainer.ema.update(run.images_seen, arguments.batch_size)
+        trainer.ema.update(run.images_seen, size)
         if trainer.power_averages is not None:
-            trainer.power_averages.update(run.images_seen, arguments.batch_size)
+            trainer.power_averages.update(run.images_seen, size)
             if run.due(arguments.ema_snapshots_every) and accelerator.is_main_process:
                 trainer.power_averages.save(run.output_dir, run.images_seen)
         for name, loss in losses.items():
@@ -150,8 +159,7 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     if accelerator.is_main_process:
         with trainer.ema.swapped_in():
-            save_pipeline(pipeline, run.output_dir, arguments.save_dtype)
-        write_report(run, train_split, validation_split, networks, autoencoder)
+            result.save(run.output_dir)
     accelerator.end_training()
     return run.output_dir if accelerator.is_main_process else None
 
@@ -353,9 +361,9 @@ class Trainer:
             yield
 
     def step(self, pieces: Sequence[Batch]) -> dict[str, torch.Tensor]:
-        """One optimizer step on this process's rows of the batch, a piece for each accumulation step; returns its losses.
+        """One optimizer step on this process's rows of the batch, a piece for each accumulation step.
 
-        Nothing here waits for the device: its work is queued, and what is returned stays there.
+        Returns its losses. Nothing here waits for the device: its work is queued, and what is returned stays there.
         """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
         names = ["train/loss"] + ["train/misalignment"] * (pieces[0].features is not None)
@@ -387,33 +395,42 @@ class Trainer:
         return losses
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
+# --- result ----------------------------------------------------------------------------------------------------------
 
 
-def write_report(
-    run: Run,
-    train_split: PreparedSplit,
-    validation_split: PreparedSplit,
-    networks: Networks,
-    autoencoder: dict | None,
-) -> None:
-    """Write `training_report.json` beside the saved pipeline.
+@dataclass(frozen=True)
+class Result:
+    """What a run has made so far: a pipeline with its report.
 
     Args:
+        pipeline: over the networks in training.
+        splits: train and validation.
         autoencoder: from `autoencoder_record`.
     """
-    saved = load_pipeline(str(run.output_dir), "cpu")
-    run.write_report(
-        training_photos=len(train_split),
-        classes=train_split.classes,
-        captions=caption_record(train_split, validation_split, run.arguments.seed),
-        architecture={
-            "autoencoder": autoencoder_architecture(networks.vae),
-            "text_encoder": text_encoder_architecture(networks.text_encoder),
-            "unet": unet_architecture(networks.unet),
-        },
-        digests={"encoder": encoder_digest(saved.vae), "pipeline": pipeline_digest(saved)},
-        digest_notes=DIGEST_NOTES,
-        autoencoder=autoencoder,
-        forked_from=networks.forked_from,
-    )
+
+    run: Run
+    pipeline: AnimalLDMPipeline
+    splits: tuple[PreparedSplit, PreparedSplit]
+    networks: Networks
+    autoencoder: dict | None
+
+    def save(self, folder: Path) -> None:
+        """Write the pipeline with the weights it has now, and `training_report.json`."""
+        arguments, networks, (train_split, validation_split) = self.run.arguments, self.networks, self.splits
+        save_pipeline(self.pipeline, folder, arguments.save_dtype)
+        saved = load_pipeline(str(folder), "cpu")
+        self.run.write_report(
+            folder,
+            training_photos=len(train_split),
+            classes=train_split.classes,
+            captions=caption_record(train_split, validation_split, arguments.seed),
+            architecture={
+                "autoencoder": autoencoder_architecture(networks.vae),
+                "text_encoder": text_encoder_architecture(networks.text_encoder),
+                "unet": unet_architecture(networks.unet),
+            },
+            digests={"encoder": encoder_digest(saved.vae), "pipeline": pipeline_digest(saved)},
+            digest_notes=DIGEST_NOTES,
+            autoencoder=self.autoencoder,
+            forked_from=networks.forked_from,
+        )

@@ -6,7 +6,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..sampling import Sampling, quiet, sample_images
 from .arguments import TrainingArguments
 from .batches import Batch
+from .cache import Cache
 from .lora import save_lora
 from .objective import Denoiser, diffusion_loss, training_target
 from .page import MOST_CLASSES
@@ -159,24 +160,38 @@ def save_pipeline(pipeline: AnimalLDMPipeline, folder: Path, dtype: str) -> None
 MEASURED_WITH = ("eval_images", "eval_extractor", "extractor_weights", *(field.name for field in fields(Sampling)))
 
 
+def check_samples_can_be_shared(accelerator: Accelerator, arguments: TrainingArguments) -> None:
+    """Raise an `InputError` if evaluations during the run need a disk that its machines do not have."""
+    if arguments.eval_every and not Cache(accelerator, arguments.output_dir).shared:
+        raise InputError(
+            "--eval_every: every process writes a share of the samples into --output_dir and reads those of the"
+            f" others, but the machines of this run do not share {arguments.output_dir}. Put it on a disk that they"
+            " share, or leave out --eval_every and run `animal-ldm evaluate` afterwards."
+        )
+
+
 @dataclass(frozen=True)
 class BestWeights:
-    """Keeps the weights with the lowest kernel distance so far in OUTPUT_DIR/best.
+    """Keeps the weights with the lowest kernel distance so far in OUTPUT_DIR/best, with the report of the run so far.
 
     Args:
         pipeline: holds the weights to evaluate.
+        save: writes them with the report to a folder.
     """
 
     run: Run
     arguments: TrainingArguments
     pipeline: AnimalLDMPipeline
     extractor: Extractor
+    save: Callable[[Path], None]
 
     def evaluate(self) -> None:
         """Compare samples with the validation split; save the weights if they are the best. All processes call it."""
         run, arguments = self.run, self.arguments
         state = PartialState() if run.accelerator.num_processes > 1 else None
-        measurer = Measurer(self.extractor, state=state, cache=cache_root(arguments.cache_dir) / "features")
+        # features that several processes use must be on the disk that they share
+        cache = cache_root(arguments.cache_dir) if state is None else run.output_dir / "evaluation"
+        measurer = Measurer(self.extractor, state=state, cache=cache / "features")
         settings = QuickSettings(
             number=arguments.eval_images,
             seed=arguments.seed,
@@ -194,6 +209,6 @@ class BestWeights:
             }
         )
         if found.kernel_distance < min(earlier, default=math.inf):
-            save_pipeline(self.pipeline, run.output_dir / "best", arguments.save_dtype)
+            self.save(run.output_dir / "best")
             record = {"images_seen": run.images_seen, **asdict(found)}
             write_json(run.output_dir / "best" / "quick_report.json", without_nan(record))

@@ -1,5 +1,9 @@
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +64,25 @@ def test_psnr_is_that_of_the_definition():
     # over [0, 1], peak 1
     mse = ((decoded - images) / 2).double().square().mean(dim=(1, 2, 3))
     assert validate(vae, pixels, 16, None)["validation/psnr"] == pytest.approx((-10 * mse.log10()).mean().item(), 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(arguments, tmp_path):
+    shutil.copytree(Path(arguments.data, "train"), tmp_path / "data" / "train")
+    write_split(tmp_path / "data" / "validation", 15, seed=2)  # 45 photos, two pieces
+    arguments = dataclasses.replace(arguments, data=str(tmp_path / "data"), discriminator_weight=0.0)
+    train(arguments)
+    options = dataclasses.replace(arguments, output_dir=str(tmp_path / "two")).record()
+    flags = [f"--{name}={value}" for name, value in options.items() if type(value) in (int, float, str)]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "animal_ldm", "train-autoencoder"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *launcher, *flags], env=environment, check=True, timeout=600)
+    one, two = (
+        [entry for entry in json.loads(Path(folder, "training_report.json").read_text())["history"]]
+        for folder in (arguments.output_dir, tmp_path / "two")
+    )
+    for first, second in zip(one, two, strict=True):
+        assert second == pytest.approx(first, rel=1e-3)
 
 
 def test_discriminator_judges_patches_and_its_loss_is_zero_when_it_is_sure():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from animal_ldm.errors import InputError
+from animal_ldm.training import cost
 from animal_ldm.training.cost import WHOLE_MACHINE, Meter, autoencoder_record
 
 REPORT = {
@@ -35,8 +36,8 @@ def autoencoder(tmp_path) -> Path:
 def test_autoencoders_cost_and_last_figures_are_taken_over(autoencoder):
     record = autoencoder_record(str(autoencoder))
     assert record["validation"] == {"psnr": 21.0, "lpips_squeeze": None, "images": 1335}
-    cost = ("wall_time_seconds", "energy_kwh", "co2_kg", "co2_source", "images_seen", "hardware", "arguments")
-    assert {name: record[name] for name in cost} == {name: REPORT[name] for name in cost}
+    taken = ("wall_time_seconds", "energy_kwh", "co2_kg", "co2_source", "images_seen", "hardware", "arguments")
+    assert {name: record[name] for name in taken} == {name: REPORT[name] for name in taken}
     assert "history" not in record
     assert autoencoder_record(str(autoencoder / "vae")) == record
 
@@ -82,6 +83,20 @@ def test_stretches_of_earlier_versions_were_metered_by_the_machine():
 
 def test_several_processes_are_metered_by_the_machine():
     assert Meter("FRA", processes=2).metered == WHOLE_MACHINE
+
+
+def test_machines_of_a_run_are_summed(monkeypatch):
+    """This process and three of another machine, one of which has a meter."""
+    meter = Meter("FRA", processes=4)
+    monkeypatch.setattr(cost, "gather_object", lambda own: [*own, None, (2.0, 0.5), None])
+    meter.gather(process=0)
+    meter.gather(process=0)  # each time anew
+    report = meter.report()
+    assert 2.0 < report["energy_kwh"] < 2.5 and 0.5 < report["co2_kg"] < 0.6
+    assert report["co2_source"].endswith(f"{WHOLE_MACHINE}, of 2 machines")
+    resumed = Meter("FRA", processes=4)
+    resumed.load_state_dict(meter.state_dict())
+    assert 2.0 < resumed.report()["energy_kwh"] < 2.5  # those of the next stretch are gathered anew
 
 
 def test_unknown_countries_are_refused():

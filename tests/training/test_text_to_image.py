@@ -16,10 +16,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import animal_ldm
 from animal_ldm import AnimalLDMPipeline
@@ -35,6 +37,7 @@ from animal_ldm.training.arguments import AutoencoderArguments, TrainingArgument
 from animal_ldm.training.autoencoder import train as train_autoencoder
 from animal_ldm.training.cache import DIGEST
 from animal_ldm.training.checkpoints import checkpoint_paths
+from animal_ldm.training.execution import Execution
 from animal_ldm.training.kinds import Kind, kinds
 from animal_ldm.training.text_to_image import train
 from animal_ldm.training.validation import sample_grid, save_pipeline
@@ -139,8 +142,28 @@ def test_report_says_what_was_done(arguments):
     assert report["wall_time_seconds"] > 0 and report["co2_kg"] == report["energy_kwh"] == "not measured"
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["hardware"]["processes"] == 1
+    assert report["execution"] == dataclasses.asdict(Execution())
+    assert report["arguments"]["mixed_precision"] == "no"  # what "auto" chose
     assert report["autoencoder"] is None
     assert "Finished after 48 images" in Path(arguments.output_dir, "training.html").read_text()
+
+
+def test_trackers_get_the_arguments_and_the_images(arguments):
+    train(dataclasses.replace(arguments, num_epochs=1, report_to="tensorboard"))
+    logs = Path(arguments.output_dir, "logs", "animal-ldm")
+    (settings,) = logs.glob("*/hparams.yml")
+    assert yaml.safe_load(settings.read_text())["learning_rate"] == 1e-3
+    events = EventAccumulator(str(logs), {"images": 0}).Reload()
+    assert events.Scalars("validation/loss")[0].step == 24 and events.Images("samples")[0].step == 24
+
+
+def test_trackio_gets_the_name_of_the_run_and_its_images(arguments, monkeypatch, tmp_path):
+    trackio = pytest.importorskip("trackio", reason="no trackio: pip install trackio")
+    logged = {}
+    monkeypatch.setattr(trackio.Run, "log", lambda self, values, step=None: logged.update(values, run=self))
+    train(dataclasses.replace(arguments, num_epochs=1, report_to="trackio"))
+    assert (logged["run"].project, logged["run"].name) == ("animal-ldm", "model")
+    assert isinstance(logged["samples"], trackio.Image)
 
 
 def test_page_is_written_at_every_validation(arguments, monkeypatch):
@@ -412,7 +435,11 @@ def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments,
     best = json.loads(Path(evaluated.output_dir, "best", "quick_report.json").read_text())
     assert best["kernel_distance"] == min(distances)
     assert best["images_seen"] == 24 * (1 + distances.index(min(distances)))
-    assert AnimalLDMPipeline.from_pretrained(Path(evaluated.output_dir, "best")).classes == ["lion", "zebra"]
+    pipeline = AnimalLDMPipeline.from_pretrained(Path(evaluated.output_dir, "best"))
+    assert pipeline.classes == ["lion", "zebra"]
+    report = json.loads(Path(evaluated.output_dir, "best", "training_report.json").read_text())
+    assert report["images_seen"] == best["images_seen"] and report["training_photos"] == 24
+    assert report["digests"]["pipeline"] == pipeline_digest(pipeline)
     train(dataclasses.replace(arguments, num_epochs=3))
     assert_same_weights(evaluated.output_dir, arguments.output_dir, "unet")
 
@@ -769,6 +796,9 @@ def test_two_machines_without_a_shared_disk_train_one_model(arguments, tmp_path)
         assert cached(cache) == cached(first / "cache") != {}
     assert (first / "model" / "model_index.json").is_file()
     assert [file.name for file in (second / "model").iterdir()] == []
+    ended = on_two_machines(dataclasses.replace(arguments, eval_every=24, report_to="none"), tmp_path / "evaluated")
+    assert all(code for code, _ in ended)
+    assert any("machines of this run do not share" in message for _, message in ended), ended
 
     # the second machine has no checkpoint
     ended = on_two_machines(dataclasses.replace(arguments, num_epochs=3, resume=True), tmp_path)
@@ -788,8 +818,10 @@ def cached(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_with_a_part_of_the_batch_each_give_the_same_losses_as_one(arguments, tmp_path, processes):
-    """And a run that begins with one process goes on with several."""
-    arguments = dataclasses.replace(arguments, dropout=0.0, num_epochs=4)
+    """And a run that begins with one process goes on with several. They share validation and sample grid."""
+    shutil.copytree(Path(arguments.data, "train"), tmp_path / "data" / "train")
+    write_split(tmp_path / "data" / "validation", 30, seed=2)  # two pieces
+    arguments = dataclasses.replace(arguments, data=str(tmp_path / "data"), dropout=0.0, num_epochs=4)
     several = dataclasses.replace(arguments, output_dir=str(tmp_path / "several"), num_epochs=2)
     train(several)
     train(arguments)
@@ -797,5 +829,8 @@ def test_processes_with_a_part_of_the_batch_each_give_the_same_losses_as_one(arg
     assert history(several, "validation/loss") == pytest.approx(history(arguments, "validation/loss"), rel=1e-4)
     # logged at the end of each of the two stretches, which have the same length
     assert np.mean(history(several, "train/loss")) == pytest.approx(*history(arguments, "train/loss"), rel=1e-4)
+    grids = [Path(each.output_dir, "samples", "samples-0000000096.png") for each in (several, arguments)]
+    first, second = (np.asarray(Image.open(grid)).astype(int) for grid in grids)
+    assert np.abs(first - second).max() <= 2 and first.std() > 5
     report = json.loads(Path(several.output_dir, "training_report.json").read_text())
     assert report["hardware"]["processes"] == processes

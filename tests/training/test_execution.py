@@ -1,0 +1,105 @@
+"""What suits a device, as a function of its type and capability; and a step that never waits for it."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from animal_ldm.training import run
+from animal_ldm.training.alignment import build_projector
+from animal_ldm.training.arguments import TrainingArguments
+from animal_ldm.training.batches import Batch
+from animal_ldm.training.execution import Execution, chosen_for
+from animal_ldm.training.text import build_text_encoder, build_tokenizer
+from animal_ldm.training.text_to_image import Networks, Trainer
+from tests.conftest import tiny_unet, tiny_vae
+
+
+@pytest.mark.parametrize("asked", ["auto", "no"])
+def test_the_cpu_computes_plainly(asked):
+    assert chosen_for("cpu", None, asked) == Execution()
+    assert str(Execution()) == "cpu: float32"
+
+
+def test_a_gpu_gets_the_number_types_that_it_has_units_for():
+    new, old = chosen_for("cuda", (9, 0)), chosen_for("cuda", (7, 5))
+    assert (new.mixed_precision, new.tf32) == ("bf16", True)
+    assert (old.mixed_precision, old.tf32) == ("no", False)
+    for chosen in (new, old):
+        assert chosen.fused_adamw and chosen.pinned_memory and chosen.prepares_ahead
+    assert str(new) == (
+        "cuda: bf16, TF32 matrix products, fused AdamW, pinned memory, next batch prepared during the step"
+    )
+    assert chosen_for("cuda", (8, 0)) == new
+
+
+def test_what_is_asked_for_holds():
+    plain = chosen_for("cuda", (9, 0), "no")
+    assert (plain.mixed_precision, plain.tf32, plain.fused_adamw) == ("no", False, True)
+    assert chosen_for("cuda", (7, 5), "fp16").mixed_precision == "fp16"
+    assert chosen_for("cpu", None, "bf16") == Execution(mixed_precision="bf16")
+
+
+def test_other_accelerators_prepare_ahead_without_what_only_cuda_has():
+    assert chosen_for("mps", None) == Execution("mps", prepares_ahead=True)
+
+
+def test_a_state_moves_to_where_the_optimizer_that_loads_it_counts():
+    """A fused optimizer counts its steps on the device ("meta" stands for a GPU), another one on the CPU."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    plain = torch.optim.AdamW([weight], lr=0.1)
+    weight.sum().backward()
+    plain.step()
+    onto = torch.nn.Parameter(torch.ones(3, device="meta"))
+    on_device = torch.optim.AdamW([onto], lr=0.2, capturable=True)
+    with run.own_settings([on_device]):
+        on_device.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert on_device.state[onto]["step"].device.type == "meta"
+    assert (on_device.param_groups[0]["lr"], on_device.param_groups[0]["capturable"]) == (0.2, True)
+
+
+@pytest.fixture
+def device():
+    """A device whose values cannot be read: "meta". Whatever would make the CPU wait for a GPU is an error there."""
+    yield torch.device("meta")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def trainer_on(device: torch.device) -> Trainer:
+    """With a text encoder that is trained, alignment, two accumulation steps and snapshots."""
+    accelerator = Accelerator()
+    PartialState().device = accelerator.state.device = device
+    tokenizer = build_tokenizer(["a lion", "a zebra"])
+    unet = UNet2DConditionModel.from_config({**tiny_unet().config, "cross_attention_dim": 128}).train()
+    assert isinstance(unet, UNet2DConditionModel)
+    vae: AutoencoderKL = tiny_vae()
+    text_encoder = build_text_encoder(tokenizer).train()
+    networks = Networks(vae, tokenizer, text_encoder, unet, build_projector(16), True, None)
+    arguments = TrainingArguments(
+        data="", output_dir="", batch_size=8, gradient_accumulation_steps=2, alignment_weight=0.5,
+        ema_snapshots_every=8,
+    )  # fmt: skip
+    for network in (unet, text_encoder, networks.projector):
+        network.to(device)
+    return Trainer(accelerator, arguments, networks, 10, Execution())
+
+
+def test_a_step_never_waits_for_the_device(device):
+    trainer = trainer_on(device)
+    assert trainer.power_averages is not None
+    ids = torch.randint(50, (3, 32))[torch.tensor([0, 1, 0, 2, 2, 1, 0, 0])]
+    batch = Batch(torch.randn(8, 4, 8, 8), torch.randn(8, 4, 8, 8), torch.arange(8), ids, torch.randn(8, 512, 4, 4))
+    for step in (1, 2):
+        losses = trainer.step(batch.pieces(4))
+        trainer.ema.update(8 * step, 8)
+        trainer.power_averages.update(8 * step, 8)
+    assert losses.keys() == {"train/loss", "train/misalignment"}
+    assert {loss.device for loss in losses.values()} == {device}
+    assert all(average.device == device for average in trainer.ema.average)
+    # this test can fail: what reads a value or finds out a size does not run there
+    for waits in (lambda: losses["train/loss"].item(), lambda: torch.unique(ids.to(device), dim=0)):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            waits()
