@@ -8,10 +8,11 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from animal_ldm.training import run
+from animal_ldm.training import autoencoder, run
 from animal_ldm.training.alignment import build_projector
-from animal_ldm.training.arguments import TrainingArguments
+from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.batches import Batch
+from animal_ldm.training.equivariance import Transform
 from animal_ldm.training.execution import Execution, chosen_for
 from animal_ldm.training.text import build_text_encoder, build_tokenizer
 from animal_ldm.training.text_to_image import Networks, Trainer
@@ -68,10 +69,15 @@ def device():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def trainer_on(device: torch.device) -> Trainer:
-    """With a text encoder that is trained, alignment, two accumulation steps and snapshots."""
+def accelerator_on(device: torch.device) -> Accelerator:
     accelerator = Accelerator()
     PartialState().device = accelerator.state.device = device
+    return accelerator
+
+
+def trainer_on(device: torch.device) -> Trainer:
+    """With a text encoder that is trained, alignment, two accumulation steps and snapshots."""
+    accelerator = accelerator_on(device)
     tokenizer = build_tokenizer(["a lion", "a zebra"])
     unet = UNet2DConditionModel.from_config({**tiny_unet().config, "cross_attention_dim": 128}).train()
     assert isinstance(unet, UNet2DConditionModel)
@@ -103,3 +109,15 @@ def test_a_step_never_waits_for_the_device(device):
     for waits in (lambda: losses["train/loss"].item(), lambda: torch.unique(ids.to(device), dim=0)):
         with pytest.raises((RuntimeError, NotImplementedError)):
             waits()
+
+
+def test_nor_does_a_step_of_the_autoencoder(device):
+    arguments = AutoencoderArguments(
+        data="", output_dir="", batch_size=8, gradient_accumulation_steps=2, perceptual_weight=0.0
+    ).resolved()
+    vae = tiny_vae().to(device)
+    trainer = autoencoder.Trainer(accelerator_on(device), arguments, vae, None, 10, Execution())
+    crops = autoencoder.Crops(torch.randn(8, 3, 16, 16), torch.randn(8, 4, 8, 8), Transform(0.5, 1))
+    losses = trainer.step(crops, adversarial=True)
+    assert losses.keys() == {"train/loss", "train/discriminator_loss"}
+    assert {loss.device for loss in losses.values()} == {device}
