@@ -182,7 +182,9 @@ def check_component(folder: Path, part: str) -> Any:
             raise InputError(f"{file} names weights elsewhere. Merge them into the model, then delete the file.")
         if not file.is_file() and not file.is_dir():
             raise InputError(f"{file} must be a regular file, but is a pipe, a device or a dangling link.")
-        if part == "tokenizer" and file.stat().st_size > VOCABULARY_BYTES:
+        # the weights of a text encoder may lie beside its tokenizer, as in openai/clip-vit-large-patch14
+        beside = file.suffix == ".safetensors"
+        if part == "tokenizer" and not beside and file.stat().st_size > VOCABULARY_BYTES:
             raise InputError(f"{file} has more than {VOCABULARY_BYTES >> 20} MiB, which no tokenizer needs.")
     config_file = folder / kind.config
     if kind.stem is not None:

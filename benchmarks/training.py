@@ -108,8 +108,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder, "data"), texts)
         build_autoencoder("tiny", SIZE, 8, 4).save_pretrained(Path(folder, "vae"))
-        text_encoder.save_pretrained(Path(folder, "text"))
-        tokenizer.save_pretrained(Path(folder, "text"))
+        text_encoder.save_pretrained(Path(folder, "text", "text_encoder"))
+        tokenizer.save_pretrained(Path(folder, "text", "tokenizer"))
         ours = partial(training, arguments, folder)
         seconds = seconds_per_step(
             arguments, execution, ours, baselines(arguments, execution, text_encoder, tokenizer)
@@ -158,7 +158,7 @@ def baselines(
         unet.compile()
         other.compile()
     bare, channels_last = BareStep(unet, execution), BareStep(other, execution)
-    stable_diffusion_vae = build_autoencoder("large", SIZE, 8, 4).to(device)
+    stable_diffusion_vae = build_autoencoder("large", SIZE, 8, 4).to(device) if arguments.encoding_steps else None
     images = torch.rand(size, 3, SIZE, SIZE, device=device) * 2 - 1
     ids = tokenizer(["a zebra"] * size, padding="max_length", return_tensors="pt").input_ids.to(device)
     latents = torch.randn(size, 4, 16, 16, device=device)
@@ -166,6 +166,7 @@ def baselines(
         embeddings = text_encoder(ids)[0]
 
     def encoding() -> None:
+        assert stable_diffusion_vae is not None
         with torch.no_grad(), autocast(execution):
             encoded: Any = stable_diffusion_vae.encode(images)
             latents, embeddings = encoded.latent_dist.sample().float(), text_encoder(ids)[0].float()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from animal_ldm.errors import InputError
 from animal_ldm.files import SUMS
@@ -50,6 +50,15 @@ def test_sums_are_verified_and_a_readme_may_change(folder):
     load_pipeline(str(folder), "cpu")
     listed = (folder / SUMS).read_text()
     assert WEIGHTS["unet"] in listed and "tokenizer/tokenizer.json" in listed and "README" not in listed
+
+
+def test_a_tokenizer_may_lie_beside_large_weights(folder):
+    with (folder / "tokenizer" / "model.safetensors").open("wb") as file:
+        file.truncate(65 << 20)
+    load_component(CLIPTokenizer, str(folder), "tokenizer")
+    (folder / "tokenizer" / "model.safetensors").rename(folder / "tokenizer" / "notes.txt")
+    with pytest.raises(InputError, match=r"notes.txt has more than 64 MiB, which no tokenizer needs"):
+        load_component(CLIPTokenizer, str(folder), "tokenizer")
 
 
 def test_code_in_a_folder_is_not_run(folder):

@@ -363,8 +363,8 @@ class Trainer:
     def step(self, pieces: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """One optimizer step on this process's rows of the batch, a piece for each accumulation step.
 
-        Returns its losses. Nothing here waits for the device, but the loss scaling of fp16: work is queued, and what is
-        returned stays there.
+        Returns its losses. Nothing here waits for the device (except the loss scaling of fp16): its work is queued,
+        and what is returned stays there.
         """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
         names = ["train/loss"] + ["train/misalignment"] * (pieces[0].features is not None)
