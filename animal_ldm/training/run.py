@@ -65,8 +65,8 @@ def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
             )
     prepare_output_dir(arguments.output_dir, arguments.resume)
     trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    execution = begin_on(state.device, arguments.mixed_precision)
+    device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    execution = begin_on(device, arguments.mixed_precision)
     folders = ProjectConfiguration(arguments.output_dir, logging_dir=f"{arguments.output_dir}/logs")
     accelerator = Accelerator(
         mixed_precision=execution.mixed_precision, log_with=trackers or None, project_config=folders

@@ -40,7 +40,8 @@ def track_image(accelerator: Accelerator, name: str, image: Image.Image, step: i
         if tracker.name == "tensorboard":
             tracker.log_images({name: pixels}, step=step, dataformats="NHWC")
         elif tracker.name == "trackio":
-            import trackio  # optional; it is there, because its tracker runs
+            # optional; it is there, because its tracker runs
+            import trackio  # pyright: ignore[reportMissingImports]
 
             tracker.log({name: trackio.Image(image)}, step=step)
         elif hasattr(tracker, "log_images"):
