@@ -19,7 +19,12 @@ from .verdict import verdict
 
 REPORT, PAGE = "report.md", "report.html"
 IMAGE_SIDE = 1200  # pixels, of the images within the page
-PAGES = {"The training": "model/training.html", "The evaluation": "evaluation/report.html"}
+PAGES = {
+    "The training of the autoencoder": "autoencoder/training.html",
+    "The training of the text-to-image model": "model/training.html",
+    "The search for the guidance scale": "tuning/tune.md",
+    "The evaluation": "evaluation/report.html",
+}
 
 
 def write_report(settings: RunSettings, state: RunState, out: Path) -> None:
@@ -29,7 +34,8 @@ def write_report(settings: RunSettings, state: RunState, out: Path) -> None:
     values = {
         "summary": (
             f"Trained on the photos of {settings.photos}. {len(done)} of {len(STAGES)} stages are finished;"
-            f" {state.seconds / 60:.1f} of {settings.minutes:g} minutes are used, in {state.starts} starts."
+            f" {state.seconds / 60:.1f} of {settings.minutes:g} minutes are used, in {state.starts}"
+            f" start{'s' if state.starts > 1 else ''}."
         ),
         "times": [*times(state)],
         "links": [(title, page) for title, page in PAGES.items() if (out / page).is_file()],

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..evaluation.results import Results, read_results
 from .clock import RunState
 from .settings import RunSettings
 
-# A curve still falls if the last third of the run lowered it by this share; it has turned if it ends this much above
+# A curve still falls if the second half of the run lowered it by this share; it has turned if it ends this much above
 # its lowest point.
-FALLING, TURNED = 0.02, 0.02
+FALLING, TURNED = 0.01, 0.01
 # The gap between the losses widens if their ratio grew by this share from the middle third of the run to its last.
 WIDENED = 0.03
 # Classes are lost in the reconstructions if the probe recognises so much fewer of them than of the photos.
@@ -27,7 +29,7 @@ def verdict(settings: RunSettings, state: RunState, out: Path) -> list[str]:
     if not path.is_file():
         return []
     report = json.loads(path.read_text(encoding="utf-8"))
-    lines = [*of_training(report), *of_gap(report), *of_photos(state)]
+    lines = [*of_training(report), *of_gap(report), *of_photos(state), *of_tuning(settings, state)]
     results = out / "evaluation" / "results.json"
     if results.is_file():
         lines += of_results(read_results(results))
@@ -45,26 +47,26 @@ def of_training(report: dict[str, Any]) -> Iterator[str]:
     ]
     seen, photos = report["images_seen"], report["training_photos"]
     passes = f"{seen:,} images, {seen / photos:.3g} passes over {photos:,} photos"
-    if len(curve) < 4:
+    if len(curve) < 3:
         yield f"The training saw {passes}, with {len(curve)} validations: too few to tell what more time would do."
         return
-    last = curve[-1][1]
-    before = min(loss for images, loss in curve if images <= seen * 2 / 3)
+    last, halfway = curve[-1][1], float(np.interp(seen / 2, *zip(*curve, strict=True)))
     lowest_at, lowest = min(curve, key=lambda point: point[1])
     if last > (1 + TURNED) * lowest:
         yield (
-            f"The validation loss was lowest ({lowest:.4f}) after {lowest_at:,} images and ended at {last:.4f}: the"
-            f" model begins to learn its {photos:,} photos by heart. More photos would help more than more minutes."
+            f"The validation loss was lowest ({lowest:.4f}) after {lowest_at:,} images and ended at {last:.4f}"
+            f" ({passes}): the model begins to learn its photos by heart. More photos would help more than more"
+            " minutes."
         )
-    elif last < (1 - FALLING) * before:
+    elif last < (1 - FALLING) * halfway:
         yield (
-            f"The validation loss still fell over the last third of the run, from {before:.4f} to {last:.4f}"
+            f"The validation loss still fell over the second half of the run, from {halfway:.4f} to {last:.4f}"
             f" ({passes}). More minutes, or a faster device, would help most."
         )
     else:
         yield (
-            f"The validation loss is level: {before:.4f} two thirds into the run, {last:.4f} at the end ({passes})."
-            " More minutes of the same would help little; more photos or a larger network might."
+            f"The validation loss is level: {halfway:.4f} halfway through the run, {last:.4f} at the end ({passes})."
+            " Twice the minutes would help little; more photos or a larger network might."
         )
 
 
@@ -105,6 +107,15 @@ def of_photos(state: RunState) -> Iterator[str]:
         share = number / (number + facts["train"] + facts["validation"])
         if share > 0.1:
             yield f"{share:.0%} of the photos were skipped: data/preparation_report.json names them and the reasons."
+
+
+def of_tuning(settings: RunSettings, state: RunState) -> Iterator[str]:
+    """What the time did not suffice for."""
+    facts = {name: stage.facts for name, stage in state.stages.items()}
+    if harm := facts.get("autoencoder", {}).get("harm"):
+        yield f"{harm} More minutes for it might help."
+    if settings.tune_guidance and (reason := facts.get("tuning", {}).get("not_tuned")):
+        yield f"The guidance scale was not searched: {reason}"
 
 
 def of_results(results: Results) -> Iterator[str]:

@@ -23,9 +23,9 @@ from animal_ldm.workflow.job import Job
 from animal_ldm.workflow.measuring import tune_the_guidance
 from animal_ldm.workflow.run import Plan, check_changes, settings_for
 from animal_ldm.workflow.settings import SHARES
-from animal_ldm.workflow.stages import STAGES
+from animal_ldm.workflow.stages import STAGES, autoencoder_of, harm_of_tuning
 from animal_ldm.workflow.survey import Survey
-from animal_ldm.workflow.verdict import of_gap, of_photos, of_results, of_training
+from animal_ldm.workflow.verdict import of_gap, of_photos, of_results, of_training, of_tuning
 from tests.data.photos_on_disk import write_photos
 from tests.training.conftest import write_split
 from tests.workflow.test_settings import SETTINGS
@@ -133,6 +133,20 @@ def test_an_autoencoder_that_loses_the_classes_is_named(probe, said):
     autoencoder = AutoencoderResult(50, 20.0, None, 1.0, 0.1, probe, probe and 0.9, seed=1, note=None)
     lines = [*of_results(dataclasses.replace(results, autoencoder=autoencoder))]
     assert any("reconstructions, of 90% of the photos" in line for line in lines) == said
+
+
+@pytest.mark.parametrize(
+    "lpips, worse", [([0.20, 0.21], True), ([0.20, 0.19], False), ([0.2], False), ([None] * 2, False)]
+)
+def test_an_autoencoder_that_tuning_made_worse_is_used_as_it_was(tmp_path, lpips, worse):
+    settings = dataclasses.replace(SETTINGS, autoencoder_training="tune")
+    job = Job(settings, tmp_path, 1.0, {}, lambda: None)
+    history = [{"images_seen": 40 * i, "validation/lpips_squeeze": value} for i, value in enumerate(lpips, 1)]
+    job.autoencoder.mkdir()
+    (job.autoencoder / "training_report.json").write_text(json.dumps({"history": history, "images_seen": 80}))
+    assert autoencoder_of(job) == (SETTINGS.autoencoder if worse else str(job.autoencoder))
+    state = RunState(stages={"autoencoder": StageState(facts={"harm": harm_of_tuning(job)} if worse else {})})
+    assert any("from 0.2000 to 0.2100" in line for line in of_tuning(settings, state)) == worse
 
 
 def test_small_classes_and_skipped_photos_are_named():
