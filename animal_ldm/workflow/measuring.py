@@ -110,7 +110,8 @@ def measure_the_model(job: Job) -> None:
     evaluation.prepare(tried)
     rest = seconds_of(lambda: evaluation.run(tried))
     while True:
-        left = job.seconds - (time.perf_counter() - start)
+        # the samples since the trial have no features yet
+        left = job.seconds - (time.perf_counter() - start) - (done - tried) * cost.photo
         goal = samples_to_generate(left, cost, rest, done, job.settings.samples)
         if goal <= done:
             break

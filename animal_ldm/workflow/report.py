@@ -65,14 +65,15 @@ def times(state: RunState) -> Iterator[tuple[str, str]]:
 
 
 def images(out: Path) -> Iterator[tuple[str, str]]:
-    """(description, file below `out`)"""
-    if grid := newest_grid(out):
-        yield "Newest images of the training", grid.relative_to(out).as_posix()
+    """(description, file below `out`): those of the evaluation, before it those of the training."""
     evaluated = {
         "Uncurated samples of every class": "evaluation/samples.png",
         "Samples beside the nearest training photos": "evaluation/nearest.png",
     }
-    yield from ((words, file) for words, file in evaluated.items() if (out / file).is_file())
+    found = {words: file for words, file in evaluated.items() if (out / file).is_file()}
+    if not found and (grid := newest_grid(out)):
+        found = {"Newest images of the training": grid.relative_to(out).as_posix()}
+    yield from found.items()
 
 
 def markdown_lines(out: Path, pictures: dict[str, str], **values: Any) -> Iterator[str]:

@@ -151,7 +151,8 @@ def train_the_autoencoder(job: Job) -> None:
             preset="tiny" if on_cpu else "small",
             latent_channels=8,
             kl_weight=0.1,
-            equivariance=0.2 if job.settings.image_size >= 32 else 0.0,
+            # it downsamples to a quarter, which leaves too little of smaller images for LPIPS
+            equivariance=0.2 if job.settings.image_size >= (128 if job.has_squeezenet else 32) else 0.0,
             ema_half_life=3000,
         )
     train_autoencoder(arguments)

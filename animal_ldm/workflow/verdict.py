@@ -17,10 +17,10 @@ from .settings import RunSettings
 FALLING, TURNED = 0.01, 0.01
 # The gap between the losses widens if their ratio grew by this share from the middle third of the run to its last.
 WIDENED = 0.03
-# Classes are lost in the reconstructions if the probe recognises so much fewer of them than of the photos.
+# Classes are lost in images or reconstructions if the probe recognises so much fewer of them than of the photos.
 LOST = 0.1
 FEW_SAMPLES = 500
-SHARE_OF_AUTOENCODER = 0.5
+SHARE_OF_AUTOENCODER = 0.5  # of the samples' kernel distance
 
 
 def verdict(settings: RunSettings, state: RunState, out: Path) -> list[str]:
@@ -46,9 +46,9 @@ def of_training(report: dict[str, Any]) -> Iterator[str]:
         if entry.get("validation/loss") is not None
     ]
     seen, photos = report["images_seen"], report["training_photos"]
-    passes = f"{seen:,} images, {seen / photos:.3g} passes over {photos:,} photos"
+    passes = f"{seen:,} images, {seen / photos:.3g} per photo"
     if len(curve) < 3:
-        yield f"The training saw {passes}, with {len(curve)} validations: too few to tell what more time would do."
+        yield f"The training saw {passes}; validations: {len(curve)}, too few to tell what more time would do."
         return
     last, halfway = curve[-1][1], float(np.interp(seen / 2, *zip(*curve, strict=True)))
     lowest_at, lowest = min(curve, key=lambda point: point[1])
@@ -115,7 +115,7 @@ def of_tuning(settings: RunSettings, state: RunState) -> Iterator[str]:
     if harm := facts.get("autoencoder", {}).get("harm"):
         yield f"{harm} More minutes for it might help."
     if settings.tune_guidance and (reason := facts.get("tuning", {}).get("not_tuned")):
-        yield f"The guidance scale was not searched: {reason}"
+        yield f"The guidance scale was not searched: {reason} (Its share of the time is in run.yaml.)"
 
 
 def of_results(results: Results) -> Iterator[str]:
@@ -127,25 +127,22 @@ def of_results(results: Results) -> Iterator[str]:
             "The distances compare colour and layout, barely content, because no network that knows content was at"
             " hand. Look at the images; with a network connection, `animal-ldm evaluate --extractor inception`."
         )
-    distance, autoencoder = results.find("frechet_distance"), results.autoencoder
-    if (
-        distance
-        and distance.value
-        and autoencoder
-        and autoencoder.frechet_distance > SHARE_OF_AUTOENCODER * distance.value
-    ):
+    # not the Fréchet distance, which depends on the number of images
+    kernel, autoencoder = results.find("kernel_distance"), results.autoencoder
+    if kernel and kernel.value and autoencoder and autoencoder.kernel_distance > SHARE_OF_AUTOENCODER * kernel.value:
         yield (
-            f"The autoencoder alone is at {autoencoder.frechet_distance:.4g} of the samples'"
-            f" {results.extractor.distance_name} of {distance.value:.4g}: it limits the images. Tune it on your"
-            " photos, and longer."
+            f"The {results.extractor.kernel_name} of the autoencoder's reconstructions is"
+            f" {autoencoder.kernel_distance:.4g}, that of the samples {kernel.value:.4g}: the autoencoder limits the"
+            " images. Train it for longer."
         )
     if autoencoder and autoencoder.probe_accuracy is not None and autoencoder.probe_accuracy_photos is not None:
         probe, photos = autoencoder.probe_accuracy, autoencoder.probe_accuracy_photos
-        error = math.sqrt((probe * (1 - probe) + photos * (1 - photos)) / autoencoder.n)
+        error = math.hypot(error_of(probe, autoencoder.n), error_of(photos, autoencoder.n))
         if probe < photos - max(LOST, 2 * error):
             yield (
                 f"A probe recognises the class of {probe:.0%} of the autoencoder's reconstructions, of {photos:.0%} of"
-                " the photos: the autoencoder loses what tells the classes apart. Tune it, or take larger images."
+                " the photos: the autoencoder loses what tells the classes apart. Train it for longer, or take larger"
+                " images."
             )
     copied = results.find("median_distance")
     if copied and copied.value is not None and copied.value < 0.7:
@@ -154,17 +151,23 @@ def of_results(results: Results) -> Iterator[str]:
             " may be copies. Look at evaluation/nearest.png; more photos would help."
         )
     recall = results.find("recall", 10)
-    varied = recall and recall.real_photos and recall.real_photos.value
-    if recall and recall.value is not None and varied and recall.value < 0.5 * varied:
+    equal, photos = (recall.same_n, recall.real_photos) if recall else (None, None)
+    if equal and photos and equal.value < 0.5 * photos.value:
         yield (
-            f"Recall is {recall.value:.2f}, that of real photos {varied:.2f}: the images vary less than the photos. A"
-            " lower guidance scale varies more."
+            f"Recall is {equal.value:.2f} with {equal.n} samples, {photos.value:.2f} with as many held-out photos: the"
+            " images vary less than the photos. A lower guidance scale varies more."
         )
     weak = [
         (found.label, found.accuracy, found.accuracy_held_out)
         for found in results.per_class or ()
-        if found.accuracy_held_out is not None and found.accuracy < found.accuracy_held_out - 0.1
+        if found.accuracy_held_out is not None
+        and found.accuracy < found.accuracy_held_out - max(LOST, 2 * error_of(found.accuracy, found.n_generated))
     ]
     if weak and results.extractor.name != "vae":
         named = ", ".join(f"{label} ({share:.0%}, photos {photos:.0%})" for label, share, photos in weak[:5])
         yield f"Classes that the images show less clearly than photos do: {named}."
+
+
+def error_of(share: float, number: int) -> float:
+    """Standard error of a share of so many images."""
+    return math.sqrt(share * (1 - share) / number)
