@@ -117,7 +117,7 @@ def results_text(out: Path, state: RunState) -> str:
 def next_steps(settings: RunSettings, out: Path) -> str:
     """How to generate with the model, and how to publish it."""
     lines = [
-        f'Generate: animal-ldm generate "{prompt_of(first_class(out))}" -n 8 --model {out / "model"} --out images.png'
+        f'Generate: animal-ldm generate "{an_example(out)}" -n 8 --model {out / "model"} --out images.png'
     ]
     if settings.push:
         lines.append(f"Published: https://huggingface.co/{settings.push}")
@@ -129,7 +129,8 @@ def next_steps(settings: RunSettings, out: Path) -> str:
     return "\n\n".join(lines)
 
 
-def first_class(out: Path) -> str:
-    """The most common class; empty where there are none."""
-    index: dict[str, Any] = json.loads((out / "model" / "model_index.json").read_text(encoding="utf-8"))
-    return next(iter(index.get("classes") or [""]))
+def an_example(out: Path) -> str:
+    """A prompt: the first class, or one of the captions where there are no classes."""
+    report: dict[str, Any] = json.loads((out / "model" / "training_report.json").read_text(encoding="utf-8"))
+    label = next(iter(report["classes"]), "")
+    return prompt_of(label) if label else report["captions"]["examples"][0]

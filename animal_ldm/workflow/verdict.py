@@ -102,7 +102,8 @@ def of_photos(state: RunState) -> Iterator[str]:
             " classes profit most from more photos."
         )
     if len(classes) == 1:
-        yield "There is one class, so whether the images match their prompts cannot be measured."
+        has = "one class" if "" not in classes else "no class"
+        yield f"The photos have {has}, so whether the images match their prompts cannot be measured."
     if number := sum(skipped.values()):
         share = number / (number + facts["train"] + facts["validation"])
         if share > 0.1:

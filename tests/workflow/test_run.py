@@ -233,7 +233,7 @@ def test_a_run_killed_anywhere_goes_on_and_ends_in_its_time_with_a_model_and_its
 
 
 @pytest.mark.slow
-def test_twenty_photos_of_one_class_give_a_model_and_say_what_was_not_measured(tmp_path, capsys):
+def test_twenty_photos_without_classes_give_a_model_and_say_what_was_not_measured(tmp_path, capsys):
     write_photos(tmp_path / "photos", 20, 0)
     for number in range(20):
         (tmp_path / "photos" / f"{number:03d}.txt").write_text(f"a pattern, number {number}")
@@ -241,5 +241,6 @@ def test_twenty_photos_of_one_class_give_a_model_and_say_what_was_not_measured(t
     AcceleratorState._reset_state(reset_partial_state=True)
     printed = capsys.readouterr().out
     assert "Not measured: 16 training and 4 validation photos are too few" in printed
+    assert 'animal-ldm generate "a pattern, number' in printed and "The photos have no class" in printed
     assert json.loads((tmp_path / "out" / "model" / "training_report.json").read_text())["length"]["steps"] > 0
     assert run.LOG in {path.name for path in (tmp_path / "out").iterdir()}
