@@ -116,9 +116,7 @@ def results_text(out: Path, state: RunState) -> str:
 
 def next_steps(settings: RunSettings, out: Path) -> str:
     """How to generate with the model, and how to publish it."""
-    lines = [
-        f'Generate: animal-ldm generate "{an_example(out)}" -n 8 --model {out / "model"} --out images.png'
-    ]
+    lines = [f'Generate: animal-ldm generate "{an_example(out)}" -n 8 --model {out / "model"} --out images.png']
     if settings.push:
         lines.append(f"Published: https://huggingface.co/{settings.push}")
     else:

@@ -50,7 +50,7 @@ def of_training(report: dict[str, Any]) -> Iterator[str]:
     if len(curve) < 3:
         yield f"The training saw {passes}; validations: {len(curve)}, too few to tell what more time would do."
         return
-    last, halfway = curve[-1][1], float(np.interp(seen / 2, *zip(*curve, strict=True)))
+    last, halfway = curve[-1][1], float(np.interp(seen / 2, [at for at, _ in curve], [loss for _, loss in curve]))
     lowest_at, lowest = min(curve, key=lambda point: point[1])
     if last > (1 + TURNED) * lowest:
         yield (
@@ -153,10 +153,11 @@ def of_results(results: Results) -> Iterator[str]:
         )
     recall = results.find("recall", 10)
     equal, photos = (recall.same_n, recall.real_photos) if recall else (None, None)
-    if equal and photos and equal.value < 0.5 * photos.value:
+    found, varied = equal and equal.value, photos and photos.value
+    if equal and photos and found is not None and varied is not None and found < 0.5 * varied:
         yield (
-            f"Recall is {equal.value:.2f} with {equal.n} samples, {photos.value:.2f} with as many held-out photos: the"
-            " images vary less than the photos. A lower guidance scale varies more."
+            f"Recall is {found:.2f} with {equal.n} samples, {varied:.2f} with {photos.n} held-out photos: the images"
+            " vary less than the photos. A lower guidance scale varies more."
         )
     weak = [
         (found.label, found.accuracy, found.accuracy_held_out)
