@@ -263,7 +263,7 @@ def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(arguments, tmp_path):
     timed = dataclasses.replace(
-        arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=8,
+        arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=80,
         checkpoints_total_limit=10_000,
         validate_every=10**6,
     )  # fmt: skip
