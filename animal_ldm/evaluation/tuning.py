@@ -215,7 +215,7 @@ class Tuner:
         if number < least or needed > 60 * settings.max_minutes:
             raise InputError(
                 f"{len(planned)} settings with {least} samples each need about {needed / 60:.1f} minutes here, but "
-                f"--max_minutes is {settings.max_minutes:g}. Allow more time, or try fewer values."
+                f"--max_minutes is {settings.max_minutes:.4g}. Allow more time, or try fewer values."
             )
         return replace(speed, settings=len(planned), number=number, search_minutes=number * per_number / 60)
 

@@ -74,10 +74,11 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     vae = load_or_build(arguments)
     earlier = autoencoder_record(arguments.pretrained) if arguments.pretrained else None
     latent_size = size // downsample_factor(vae)
-    if arguments.equivariance and (latent_size % 4 or size < 32):
+    least = 128 if arguments.perceptual_weight else 32  # LPIPS needs 32 px
+    if arguments.equivariance and (latent_size % 4 or size < least):
         raise InputError(
-            "--equivariance downsamples to a quarter: it needs an --image_size of at least 32 and latents with a side"
-            f" that is a multiple of 4, but these are {size} and {latent_size}."
+            f"--equivariance downsamples to a quarter: it needs an --image_size of at least {least} and latents with a"
+            f" side that is a multiple of 4, but these are {size} and {latent_size}."
         )
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if arguments.perceptual_weight else None
     identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)

@@ -19,21 +19,34 @@ class Length:
         breaks: times that the run stops to validate and to write a checkpoint, at least.
         step_seconds: measured, mean over the run.
         break_seconds: measured, for one validation with its sample grid and one checkpoint.
+        interval: steps from one break to the next where `steps` was corrected since; 0 where it follows from `steps`.
     """
 
     steps: int
     breaks: int
     step_seconds: float
     break_seconds: float
+    interval: int = 0
 
     @property
-    def seconds_per_step(self) -> float:
-        """With its share of the breaks."""
-        return self.step_seconds + self.breaks * self.break_seconds / self.steps
+    def spacing(self) -> int:
+        """Steps from one break to the next."""
+        return self.interval or -(-self.steps // self.breaks)
+
+
+def length_in(seconds: float, steps: int, step_seconds: float, break_seconds: float) -> Length:
+    """The length of a run that has `steps` steps behind it and `seconds` left.
+
+    The last break is the end of the run, and saving the result takes about as long as another one.
+    """
+    breaks = int(min(MOST_BREAKS, max(1, SHARE_OF_BREAKS * seconds / max(break_seconds, 1e-9))))
+    training = max(0.0, seconds - (breaks + 1) * break_seconds)
+    more = max(1, round(training / step_seconds))
+    return Length(steps=steps + more, breaks=breaks, step_seconds=step_seconds, break_seconds=break_seconds)
 
 
 def adjusted(length: Length, steps: int, seconds: float, seconds_per_step: float) -> Length:
-    """The length with which a run ends in time.
+    """The length with which a run ends in time. Its breaks stay where they are: more steps have more of them.
 
     Args:
         steps: done so far.
@@ -41,7 +54,7 @@ def adjusted(length: Length, steps: int, seconds: float, seconds_per_step: float
         seconds_per_step: breaks included, as measured last.
     """
     more = max(1, round((seconds - length.break_seconds) / seconds_per_step))
-    return replace(length, steps=steps + more)
+    return replace(length, steps=steps + more, interval=length.spacing)
 
 
 class Pace:
@@ -85,8 +98,7 @@ class Pace:
     def length(self, steps: int, seconds: float) -> Length | None:
         """The length of the run after `steps` steps that have taken `seconds`; None until all is timed.
 
-        The last break is the end of the run, and saving the result takes about as long as another one. A run whose
-        time is over before its first steps are timed ends with the next one.
+        A run whose time is over before its first steps are timed ends with the next one.
         """
         if seconds >= self.seconds:
             step_seconds = statistics.fmean(each for timed in self.timed.values() for each in timed)
@@ -95,9 +107,4 @@ class Pace:
         if self.break_seconds is None:
             return None
         step_seconds = sum(share * self._mean(late) for late, share in self.shares.items())
-        left = max(0.0, self.seconds - seconds)
-        affordable = SHARE_OF_BREAKS * left / max(self.break_seconds, 1e-9)
-        breaks = int(min(MOST_BREAKS, max(1, affordable)))
-        training = max(0.0, left - (breaks + 1) * self.break_seconds)
-        more = max(1, round(training / step_seconds))
-        return Length(steps=steps + more, breaks=breaks, step_seconds=step_seconds, break_seconds=self.break_seconds)
+        return length_in(self.seconds - seconds, steps, step_seconds, self.break_seconds)

@@ -26,7 +26,7 @@ from .checkpoints import check_same_checkpoint, checkpoint_paths, load_checkpoin
 from .cost import Meter
 from .execution import Execution, begin_on
 from .kinds import Kind, arguments_of
-from .pace import Length, Pace, adjusted
+from .pace import Length, Pace, adjusted, length_in
 from .page import write_page
 from .stream import own_rows
 from .trackers import start_trackers, track_image
@@ -274,15 +274,17 @@ class Run:
         """Correct the length, so that the run ends in time. All processes call it.
 
         Args:
-            since: steps done, and `time.perf_counter()` then, from where on the speed is that of now.
+            since: steps done, and `time.perf_counter()` then, from where on the speed is that of now; None for a run
+                that was just resumed, maybe with other minutes.
         """
         steps, now = self.images_seen // self.batch_size, time.perf_counter()
         left = 60 * (self.arguments.max_minutes or 0.0) - (now - self.meter.start_counter)
-        speed = length.seconds_per_step
-        if since and steps > since[0]:
-            speed = (now - since[1]) / (steps - since[0])
+        speed = since and (now - since[1]) / (steps - since[0])
         left, speed = broadcast_object_list([left, speed])  # the main process decides for all
-        self._fix(adjusted(length, steps, left, speed))
+        if speed is None:
+            self._fix(length_in(left, steps, length.step_seconds, length.break_seconds))
+        else:
+            self._fix(adjusted(length, steps, left, speed))
 
     def steps(self) -> Iterator[int]:
         """Yield `images_seen` at the start of each step; the caller trains on a batch, then calls `advance()`."""
@@ -325,7 +327,7 @@ class Run:
         if self.pace is not None:
             return self.pace.at_break
         if self.length is not None:
-            every = min(every, -(-self.total_images // self.length.breaks))
+            every = min(every, self.length.spacing * self.batch_size)
         return self.done or self.images_seen // every > (self.images_seen - self.batch_size) // every
 
     def track_loss(self, name: str, loss: torch.Tensor) -> None:

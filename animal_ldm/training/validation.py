@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from diffusers import DDPMScheduler
-from diffusers.utils import make_image_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.captions import with_article
@@ -41,6 +40,7 @@ from .text import EXAMPLES
 
 TITLE_HEIGHT = 18  # pixels of the line above a row of the grid
 GRID_BATCH = 64  # images of a grid that an accelerator samples at a time; the CPU samples a row
+SIDE_BY_SIDE = 4  # classes in a row of the grid, with one sample of each
 
 
 @contextlib.contextmanager
@@ -103,8 +103,8 @@ def sample_grid(
 ) -> Image.Image:
     """Samples from the same noise at every call: a row per class, then a row below each of `captions`.
 
-    Of more than `MOST_CLASSES` classes, an evenly spaced selection is shown. Each process samples a share of the rows;
-    all of them call it.
+    Single samples of the classes lie side by side. Of more than `MOST_CLASSES` classes, an evenly spaced selection is
+    shown. Each process samples a share of the rows; all of them call it.
     """
     columns, known = arguments.samples_per_class, pipeline.classes
     classes = [known[i] for i in np.linspace(0, len(known) - 1, min(MOST_CLASSES, len(known))).round().astype(int)]
@@ -118,13 +118,15 @@ def sample_grid(
         sampled = [*sample_images(pipeline, prompts, seeds, arguments.settings(), together)]
     found = dict(gather_object([(row, sampled[i * columns : (i + 1) * columns]) for i, row in enumerate(own)]))
     images = [image for row in range(len(rows)) for image in found[row]]
-    grid = make_image_grid(images[: len(classes) * columns], rows=len(classes), cols=columns)
-    side = images[0].height
-    sheet = Image.new("RGB", (grid.width, grid.height + len(captions) * (TITLE_HEIGHT + side)), "white")
-    sheet.paste(grid)
+    of_classes, side = images[: len(classes) * columns], images[0].height
+    across = columns if columns > 1 else min(len(classes), SIDE_BY_SIDE)
+    height = -(-len(of_classes) // across) * side  # of the classes
+    sheet = Image.new("RGB", (across * side, height + len(captions) * (TITLE_HEIGHT + side)), "white")
+    for number, image in enumerate(of_classes):
+        sheet.paste(image, (number % across * side, number // across * side))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for row, caption in enumerate(captions):
-        top = grid.height + row * (TITLE_HEIGHT + side)
+        top = height + row * (TITLE_HEIGHT + side)
         draw.text((2, top + 1), caption, fill="black", font=font)
         for column in range(columns):
             image = images[(len(classes) + row) * columns + column]

@@ -4,7 +4,6 @@
 # pyright: reportArgumentType=false
 
 import importlib.util
-import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def examine(folder: Path, speed: bool = True) -> Iterator[Finding]:
 def of_device(machine: Machine, found: dict) -> Iterator[Finding]:
     advice = "A GPU trains faster." if machine.kind == "cpu" else ""
     yield Finding("device", f"{machine.name} ({machine.kind.upper()})", advice)
-    yield Finding("processor", f"{found['cpu_cores']} cores, {found['torch_threads']} threads used by PyTorch")
+    yield Finding("processor", f"cores: {found['cpu_cores']}; threads of PyTorch: {found['torch_threads']}")
     low = machine.memory_gib < LEAST_MEMORY_GIB
     yield Finding("free memory", f"{machine.memory_gib:.1f} GiB", "Close other programs: training needs 3 GiB." * low)
     low = machine.disk_gib < LEAST_DISK_GIB
@@ -88,7 +87,8 @@ def of_speed(machine: Machine) -> Iterator[Finding]:
 
         seconds = best_seconds(step, device, times=2)
         size = f"{parameters(unet) / 1e6:.0f} million parameters"
-        yield Finding(f"unet {name}", f"{BATCH / seconds:,.0f} images/s in training, batches of {BATCH} ({size})")
+        speed = f"{BATCH / seconds:,.{0 if BATCH / seconds >= 10 else 1}f} images/s"
+        yield Finding(f"unet {name}", f"{speed} in training, batches of {BATCH} ({size})")
 
 
 def of_network() -> Iterator[Finding]:
@@ -125,7 +125,6 @@ def of_weights(machine: Machine) -> Iterator[Finding]:
 
 def of_software(machine: Machine) -> Iterator[Finding]:
     versions = library_versions(*LIBRARIES)
-    versions = {"Python": platform.python_version()} | versions
     yield Finding("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
     yield xformers_kernels(machine)
     for package, extra, use in OPTIONAL:

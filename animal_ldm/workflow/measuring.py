@@ -42,8 +42,10 @@ GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
 
 def tune_the_guidance(job: Job) -> None:
     """Make the guidance scale that `animal-ldm tune` finds the model's default, if it is better beyond the error."""
-    if not job.settings.tune_guidance or too_few_photos(job.data):
-        job.facts["not_tuned"] = "the guidance scale was not searched"
+    if not job.settings.tune_guidance:
+        return
+    if too_few_photos(job.data):
+        job.facts["not_tuned"] = f"that needs {LEAST_PHOTOS} training and validation photos each."
         return
     minutes = job.facts.setdefault("minutes", job.seconds / 60)  # a search goes on with the time it was begun with
     job.save()
@@ -108,7 +110,8 @@ def measure_the_model(job: Job) -> None:
     evaluation.prepare(tried)
     rest = seconds_of(lambda: evaluation.run(tried))
     while True:
-        left = job.seconds - (time.perf_counter() - start)
+        # the samples since the trial have no features yet
+        left = job.seconds - (time.perf_counter() - start) - (done - tried) * cost.photo
         goal = samples_to_generate(left, cost, rest, done, job.settings.samples)
         if goal <= done:
             break

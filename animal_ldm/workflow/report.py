@@ -19,7 +19,12 @@ from .verdict import verdict
 
 REPORT, PAGE = "report.md", "report.html"
 IMAGE_SIDE = 1200  # pixels, of the images within the page
-PAGES = {"The training": "model/training.html", "The evaluation": "evaluation/report.html"}
+PAGES = {
+    "The training of the autoencoder": "autoencoder/training.html",
+    "The training of the text-to-image model": "model/training.html",
+    "The search for the guidance scale": "tuning/tune.md",
+    "The evaluation": "evaluation/report.html",
+}
 
 
 def write_report(settings: RunSettings, state: RunState, out: Path) -> None:
@@ -29,7 +34,8 @@ def write_report(settings: RunSettings, state: RunState, out: Path) -> None:
     values = {
         "summary": (
             f"Trained on the photos of {settings.photos}. {len(done)} of {len(STAGES)} stages are finished;"
-            f" {state.seconds / 60:.1f} of {settings.minutes:g} minutes are used, in {state.starts} starts."
+            f" {state.seconds / 60:.1f} of {settings.minutes:g} minutes are used, in {state.starts}"
+            f" start{'s' if state.starts > 1 else ''}."
         ),
         "times": [*times(state)],
         "links": [(title, page) for title, page in PAGES.items() if (out / page).is_file()],
@@ -59,14 +65,15 @@ def times(state: RunState) -> Iterator[tuple[str, str]]:
 
 
 def images(out: Path) -> Iterator[tuple[str, str]]:
-    """(description, file below `out`)"""
-    if grid := newest_grid(out):
-        yield "Newest images of the training", grid.relative_to(out).as_posix()
+    """(description, file below `out`): those of the evaluation, before it those of the training."""
     evaluated = {
         "Uncurated samples of every class": "evaluation/samples.png",
         "Samples beside the nearest training photos": "evaluation/nearest.png",
     }
-    yield from ((words, file) for words, file in evaluated.items() if (out / file).is_file())
+    found = {words: file for words, file in evaluated.items() if (out / file).is_file()}
+    if not found and (grid := newest_grid(out)):
+        found = {"Newest images of the training": grid.relative_to(out).as_posix()}
+    yield from found.items()
 
 
 def markdown_lines(out: Path, pictures: dict[str, str], **values: Any) -> Iterator[str]:
@@ -109,9 +116,7 @@ def results_text(out: Path, state: RunState) -> str:
 
 def next_steps(settings: RunSettings, out: Path) -> str:
     """How to generate with the model, and how to publish it."""
-    lines = [
-        f'Generate: animal-ldm generate "{prompt_of(first_class(out))}" -n 8 --model {out / "model"} --out images.png'
-    ]
+    lines = [f'Generate: animal-ldm generate "{an_example(out)}" -n 8 --model {out / "model"} --out images.png']
     if settings.push:
         lines.append(f"Published: https://huggingface.co/{settings.push}")
     else:
@@ -122,7 +127,8 @@ def next_steps(settings: RunSettings, out: Path) -> str:
     return "\n\n".join(lines)
 
 
-def first_class(out: Path) -> str:
-    """The most common class; empty where there are none."""
-    index: dict[str, Any] = json.loads((out / "model" / "model_index.json").read_text(encoding="utf-8"))
-    return next(iter(index.get("classes") or [""]))
+def an_example(out: Path) -> str:
+    """A prompt: the first class, or one of the captions where there are no classes."""
+    report: dict[str, Any] = json.loads((out / "model" / "training_report.json").read_text(encoding="utf-8"))
+    label = next(iter(report["classes"]), "")
+    return prompt_of(label) if label else report["captions"]["examples"][0]

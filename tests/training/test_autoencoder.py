@@ -157,6 +157,8 @@ def test_an_autoencoder_trained_on_transforms_decodes_turned_latents_better(argu
 def test_transforms_need_latents_that_can_be_downsampled(arguments):
     with pytest.raises(InputError, match="at least 32"):
         train(dataclasses.replace(arguments, equivariance=0.5))
+    with pytest.raises(InputError, match="at least 128"):  # LPIPS needs something to look at
+        train(dataclasses.replace(arguments, equivariance=0.5, perceptual_weight=1.0))
 
 
 def test_training_writes_an_autoencoder_with_normal_latents_and_a_report(arguments):

@@ -286,7 +286,7 @@ def test_resumed_run_equals_one_in_a_single_stretch(arguments, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_minutes_ends_in_time_and_keeps_its_length_when_resumed(arguments, tmp_path):
     timed = dataclasses.replace(
-        arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=8,
+        arguments, max_minutes=0.2, lr_schedule="cosine", num_warmup_steps=1000, checkpoint_every=80,
         checkpoints_total_limit=10_000,
         validate_every=10**6,
     )  # fmt: skip
@@ -540,12 +540,13 @@ def test_configurations_that_split_the_weights_are_refused(arguments, monkeypatc
 
 
 def test_a_grid_of_many_classes_is_bounded(arguments, tiny_pipeline_folder, monkeypatch):
-    monkeypatch.setattr(validation, "MOST_CLASSES", 3)
+    monkeypatch.setattr(validation, "MOST_CLASSES", 6)
     pipeline = load_pipeline(tiny_pipeline_folder, "cpu")
     pipeline.register_to_config(classes=[f"class {i}" for i in range(10)])
-    options = dataclasses.replace(arguments, samples_per_class=1, num_inference_steps=1)
-    grid = sample_grid(pipeline, options)
-    assert grid.height == 3 * grid.width
+    options = dataclasses.replace(arguments, samples_per_class=2, num_inference_steps=1)
+    assert (grid := sample_grid(pipeline, options)).height == 3 * grid.width
+    single = sample_grid(pipeline, dataclasses.replace(options, samples_per_class=1))
+    assert single.width == 2 * single.height  # four above two
 
 
 def test_fresh_run_into_an_old_folder_is_refused(arguments):

@@ -50,6 +50,6 @@ def test_slow_photos_are_fewer_and_both_splits_keep_the_least():
 def test_samples_are_as_many_as_there_is_time_for_and_settings_allow():
     slower = dataclasses.replace(SPEED, sample=1.0)
     fast, slow = (samples_to_generate(100, speed, 5.0, 12, 5000) for speed in (SPEED, slower))
-    assert slow == 12 + int((100 - 6.5) / 1.05) < fast
+    assert slow == 12 + int((100 - 10) / 1.05) < fast
     assert samples_to_generate(-5, SPEED, 5.0, 12, 5000) == 12
     assert samples_to_generate(1e9, SPEED, 5.0, 12, 500) == 500

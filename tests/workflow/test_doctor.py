@@ -17,7 +17,7 @@ def test_every_line_is_there_and_a_missing_network_is_no_failure(tmp_path, capsy
     printed = capsys.readouterr().out
     for name in ("device", "free memory", "free disk", "bf16", "token", "versions", "xformers", "Inception's weights"):
         assert f"\n{name}" in f"\n{printed}"
-    assert "not reached" in printed and "torch " in printed and "Python 3" in printed
+    assert "not reached" in printed and "torch " in printed and printed.count("ython 3") == 1
     assert not (tmp_path / "new").exists()
 
 

@@ -23,9 +23,9 @@ from animal_ldm.workflow.job import Job
 from animal_ldm.workflow.measuring import tune_the_guidance
 from animal_ldm.workflow.run import Plan, check_changes, settings_for
 from animal_ldm.workflow.settings import SHARES
-from animal_ldm.workflow.stages import STAGES
+from animal_ldm.workflow.stages import STAGES, autoencoder_of, harm_of_tuning
 from animal_ldm.workflow.survey import Survey
-from animal_ldm.workflow.verdict import of_gap, of_photos, of_results, of_training
+from animal_ldm.workflow.verdict import of_gap, of_photos, of_results, of_training, of_tuning
 from tests.data.photos_on_disk import write_photos
 from tests.training.conftest import write_split
 from tests.workflow.test_settings import SETTINGS
@@ -135,6 +135,20 @@ def test_an_autoencoder_that_loses_the_classes_is_named(probe, said):
     assert any("reconstructions, of 90% of the photos" in line for line in lines) == said
 
 
+@pytest.mark.parametrize(
+    "lpips, worse", [([0.20, 0.21], True), ([0.20, 0.19], False), ([0.2], False), ([None] * 2, False)]
+)
+def test_an_autoencoder_that_tuning_made_worse_is_used_as_it_was(tmp_path, lpips, worse):
+    settings = dataclasses.replace(SETTINGS, autoencoder_training="tune")
+    job = Job(settings, tmp_path, 1.0, {}, lambda: None)
+    history = [{"images_seen": 40 * i, "validation/lpips_squeeze": value} for i, value in enumerate(lpips, 1)]
+    job.autoencoder.mkdir()
+    (job.autoencoder / "training_report.json").write_text(json.dumps({"history": history, "images_seen": 80}))
+    assert autoencoder_of(job) == (SETTINGS.autoencoder if worse else str(job.autoencoder))
+    state = RunState(stages={"autoencoder": StageState(facts={"harm": harm_of_tuning(job)} if worse else {})})
+    assert any("from 0.2000 to 0.2100" in line for line in of_tuning(settings, state)) == worse
+
+
 def test_small_classes_and_skipped_photos_are_named():
     facts = {"train": 44, "validation": 4, "classes": {"cat": 40, "dog": 4}, "skipped": {"too_small": 12}}
     said = " ".join(of_photos(RunState(stages={"prepare": StageState(facts=facts)})))
@@ -219,7 +233,7 @@ def test_a_run_killed_anywhere_goes_on_and_ends_in_its_time_with_a_model_and_its
 
 
 @pytest.mark.slow
-def test_twenty_photos_of_one_class_give_a_model_and_say_what_was_not_measured(tmp_path, capsys):
+def test_twenty_photos_without_classes_give_a_model_and_say_what_was_not_measured(tmp_path, capsys):
     write_photos(tmp_path / "photos", 20, 0)
     for number in range(20):
         (tmp_path / "photos" / f"{number:03d}.txt").write_text(f"a pattern, number {number}")
@@ -227,5 +241,6 @@ def test_twenty_photos_of_one_class_give_a_model_and_say_what_was_not_measured(t
     AcceleratorState._reset_state(reset_partial_state=True)
     printed = capsys.readouterr().out
     assert "Not measured: 16 training and 4 validation photos are too few" in printed
+    assert 'animal-ldm generate "a pattern, number' in printed and "The photos have no class" in printed
     assert json.loads((tmp_path / "out" / "model" / "training_report.json").read_text())["length"]["steps"] > 0
     assert run.LOG in {path.name for path in (tmp_path / "out").iterdir()}
