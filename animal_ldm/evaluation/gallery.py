@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import write_json
 from ..html import data_uri
 from .images import Images
-from .neighbours import nearest
+from .neighbours import nearest_in_parts
 from .results import Results, parse
 
 PER_CLASS, MOST_TILES = 10, 240
@@ -106,7 +106,7 @@ class SamplesAndPhotos:
 
     def nearest_photos(self) -> tuple[list["Nearest"], list["Nearest"]]:
         """For the samples that are nearest of all to a training photo, and for as many others at random."""
-        distances, index = nearest(self.sample_features, self.train_features, NEIGHBOURS)
+        distances, index = nearest_in_parts(self.sample_features, self.train_features, NEIGHBOURS)
         closest = distances[:, 0].argsort()[:PAIRS].tolist()
         rest = sorted(set(range(len(self.samples))) - set(closest))
         others = np.random.default_rng(PAIRS_SEED).permutation(rest)[: len(closest)].tolist()
