@@ -78,6 +78,10 @@ class Measurer:
     def with_cache(self, cache: Path | None) -> "Measurer":
         return replace(self, cache=cache)
 
+    def alone(self) -> "Measurer":
+        """Without `more`."""
+        return replace(self, more=())
+
     def feature_set(self, images: Images, description: str = "features") -> FeatureSet:
         """Features of all images by the first extractor, with the images' classes.
 

@@ -97,15 +97,16 @@ def read_gallery(path: Path) -> Gallery | None:
 
 @dataclass(frozen=True)
 class SamplesAndPhotos:
-    """Samples and training photos with their features (N, D)."""
+    """Samples and, where they are at hand, training photos with their features (N, D)."""
 
     samples: Images
     sample_features: torch.Tensor
     train: Images
-    train_features: torch.Tensor
+    train_features: torch.Tensor | None
 
     def nearest_photos(self) -> tuple[list["Nearest"], list["Nearest"]]:
         """For the samples that are nearest of all to a training photo, and for as many others at random."""
+        assert self.train_features is not None
         distances, index = nearest_in_parts(self.sample_features, self.train_features, NEIGHBOURS)
         closest = distances[:, 0].argsort()[:PAIRS].tolist()
         rest = sorted(set(range(len(self.samples))) - set(closest))

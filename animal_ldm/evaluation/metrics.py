@@ -172,11 +172,12 @@ def frechet_distance(mean1: Features, covariance1: Features, mean2: Features, co
         InputError: shapes that do not fit, or a covariance that is not finite, not symmetric or has a negative
             eigenvalue, beyond the rounding error of its type.
     """
-    real, fake = _checked_gaussian(mean1, covariance1, "first"), _checked_gaussian(mean2, covariance2, "second")
+    real, fake = checked_gaussian(mean1, covariance1, "first"), checked_gaussian(mean2, covariance2, "second")
     return frechet_distance_of_gaussians(real, fake)
 
 
-def _checked_gaussian(mean: Features, covariance: Features, which: str) -> Gaussian:
+def checked_gaussian(mean: Features, covariance: Features, which: str) -> Gaussian:
+    """The Gaussian of a mean (D,) and a covariance (D, D); see `frechet_distance` for what is refused."""
     mean, covariance = torch.as_tensor(mean), torch.as_tensor(covariance)
     size = len(mean) if mean.ndim == 1 else 0
     if not size or covariance.shape != (size, size):

@@ -106,7 +106,7 @@ def nearest(
 def nearest_in_parts(
     queries: torch.Tensor, references: torch.Tensor, ranks: Sequence[int], state: PartialState | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`nearest` among references that may be on another device, or on disk and mapped into memory: `PART` at a time."""
+    """`nearest` among references on another device, or on disk and mapped into memory: `PART` of them at a time."""
     if len(references) <= PART:
         return nearest(queries, references.to(queries.device), ranks, state=state)
     ranks = check_ranks(ranks, len(references))
