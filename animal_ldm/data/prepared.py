@@ -188,10 +188,17 @@ def load_splits(prepared: str | Path, verify: bool) -> tuple[PreparedSplit, Prep
 def load_split(prepared: str | Path, split: str) -> PreparedSplit:
     """Read `PREPARED/<split>/metadata.jsonl`, or the shards there.
 
+    Args:
+        prepared: a folder, or a URL that fsspec knows (`shards.load_remote`).
+
     Raises:
         InputError: the folder is not a prepared dataset, its metadata is empty or malformed, or one of its files is
             not a regular file within `prepared`.
     """
+    if "://" in str(prepared):
+        from .shards import load_remote  # imports `datasets`, see below
+
+        return load_remote(str(prepared), split)
     folder = Path(prepared) / split
     metadata = folder / "metadata.jsonl"
     if not metadata.exists() and has_split(prepared, split):
