@@ -215,7 +215,7 @@ HOSTILE: dict[str, tuple[Harm, str]] = {
         both(setting(TEXT, num_hidden_layers=1), tensors("text_encoder", lambda stored: stored.update(
             {"encoder.layers.1.mlp.fc1.weight": torch.zeros(16, 8)}))), "config.json does not know",
     ),
-    "heads that do not divide the text": (setting(TEXT, num_attention_heads=3), "does not describe a text_encoder"),
+    "heads that do not divide the text": (setting(TEXT, num_attention_heads=3), "not a multiple of the number"),
     "no heads": (setting(TEXT, num_attention_heads=0), "does not describe a text_encoder"),
     "vocabulary of 10^12": (setting(TEXT, vocab_size=HUGE), "vocab_size .* must be at most"),
     "vocabulary smaller than the tokenizer": (
