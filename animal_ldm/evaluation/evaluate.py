@@ -139,8 +139,10 @@ def real_side(
         return [reference], data, {name: Images((), part.labels) for name, part in parts.items()}
     references = measure_references(photos, measurer, settings.split, settings.subset)
     data = describe_data(photos, settings)
-    if settings.save_reference and measurer.is_main_process:
-        save_reference(references[0], data, settings.save_reference)
+    if settings.save_reference:
+        _ = references[0].moments  # which all processes compute together
+        if measurer.is_main_process:
+            save_reference(references[0], data, settings.save_reference)
     subsets = {name: subset_of(len(images), settings.subset) for name, images in photos.items()}
     some = {
         name: images if len(images) == len(subsets[name]) else images.take(subsets[name])

@@ -48,9 +48,10 @@ class Images:
             raise InputError(f"{file} cannot be read as an image ({error}). Replace or remove it.") from error
 
     def take(self, indices: Sequence[int]) -> "Images":
-        parts = (self.files, self.labels, self.captions, self.digests)
-        files, *more = (part and tuple(part[i] for i in indices) for part in parts)
-        return Images(files or (), *more)
+        labels = self.labels and tuple(self.labels[i] for i in indices)
+        captions = self.captions and tuple(self.captions[i] for i in indices)
+        digests = self.digests and tuple(self.digests[i] for i in indices)
+        return Images(tuple(self.files[i] for i in indices), labels, captions, digests)
 
     def stack(self, indices: Sequence[int]) -> np.ndarray:
         """Images of one size as uint8 RGB, (B, H, W, 3)."""

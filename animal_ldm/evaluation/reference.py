@@ -119,12 +119,17 @@ def measure_references(
 
     Their features stay in the measurer's cache: they serve every model that is compared with the photos.
     """
-    splits = {name: measurer.stored_sets(photos[name], f"{name} photos") for name in ("train", "validation")}
+    splits = {}
+    for name in ("train", "validation"):
+        images = photos[name]
+        if name not in ("train", split):  # nothing looks at the others
+            images = images.take(subset_of(len(images), subset))
+        splits[name] = measurer.stored_sets(images, f"{name} photos")
     found = []
     for extractor, *sets in zip(measurer.extractors, *splits.values(), strict=True):
-        parts = [own.take(subset_of(len(own), subset)).to(extractor.home) for own in sets]
+        of_train, of_validation = (own.take(subset_of(len(own), subset)).to(extractor.home) for own in sets)
         whole = {name: own.features for name, own in zip(splits, sets, strict=True) if len(own) > subset}
-        found.append(Reference(extractor.describe(), *parts, split, measurer.state, whole))
+        found.append(Reference(extractor.describe(), of_train, of_validation, split, measurer.state, whole))
     return found
 
 
@@ -158,7 +163,7 @@ def save_reference(reference: Reference, data: DataInfo, path: Path) -> None:
 
 def _write(path: Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     with whole_file(path) as partial, open(partial, "wb") as file:
-        np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+        np.savez(file, allow_pickle=False, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
 
 
 def copy_reference(path: Path, to: Path, name: str) -> None:
@@ -211,10 +216,12 @@ def read_reference(path: Path, measurer: Measurer) -> tuple[Reference, DataInfo]
     gaussian, (train, validation) = checked_gaussian(mean, covariance, "reference's"), as_pair(*sets)
     as_pair(mean[None], train.double())
     gaussian = Gaussian(gaussian.mean.to(home), gaussian.root.to(home))
-    parts = [
+    of_train, of_validation = (
         FeatureSet(features.to(home), tuple(of) or None)
         for features, of in zip((train, validation), labels, strict=True)
-    ]
+    )
     numbers = {name: data.photos[name] for name in ("train", "validation")}
-    reference = Reference(own, *parts, data.reference, measurer.state, numbers=numbers, stored=gaussian)
+    reference = Reference(
+        own, of_train, of_validation, data.reference, measurer.state, numbers=numbers, stored=gaussian
+    )
     return reference, replace(data, reference_file=file_sha256(path))
