@@ -24,7 +24,8 @@ class CaptionArguments(CaptioningSettings):
     `accelerate launch -m animal_ldm caption …`.
     """
 
-    # Prepared dataset, as `animal-ldm prepare` writes it. Its metadata.jsonl files, report and card are updated.
+    # Prepared dataset, as `animal-ldm prepare` writes it. Its metadata (metadata.jsonl or shards), report and
+    # card are updated.
     data: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATA")]]
     # Captioner: a local folder or the id of a model on the Hub, of a type that `transformers` loads as image-text-to-
     # text, such as BLIP, BLIP-2, GIT, Florence-2, SmolVLM or Qwen-VL. It is never allowed to run code of its own.

@@ -29,9 +29,19 @@ class EvaluateArguments(SamplingOptions):
     # Pipeline folder, id of a model on the Hub, or a folder of images that were generated before.
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     # Prepared dataset, as `animal-ldm prepare` writes it. The model must not have seen its validation split.
-    data: Path
-    # Photos to compare the samples with; the other split shows what real photos would score.
-    split: Literal["train", "validation"] = "train"
+    data: Path | None = None
+    # In place of --data: statistics of photos that --save_reference wrote. Not measured then: --reconstructions,
+    # --prompts data, and copies of training photos if the file has a part of their features.
+    reference: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
+    # Write the statistics of the photos for --reference: mean and covariance of all photos of --split, and features of
+    # at most --subset of each split. Features can tell much of a photo, those of the extractor vae nearly all.
+    save_reference: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
+    # Photos to compare the samples with; the other split shows what real photos would score. Default: train, or what
+    # --reference has.
+    split: Literal["train", "validation"] | None = None
+    # Photos of each split, at most, that the metrics look at, chosen at random. The Frechet distance and the search
+    # for copies use all photos.
+    subset: int = 10_000
     # Number of samples.
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 7500
     # Network that measures the images: inception (the only one whose distance is an FID), dinov2, clip, squeezenet,
@@ -75,11 +85,11 @@ def check(arguments: EvaluateArguments) -> None:
     """Raise an `InputError` for what can be told without the model."""
     if arguments.number < 12:
         raise InputError(f"--number must be at least 12, for neighbourhoods of 10, but is {arguments.number}.")
-    for name, least in (("repeats", 1), ("batch_size", 1), ("workers", 0)):
+    for name, least in (("subset", 12), ("repeats", 1), ("batch_size", 1), ("workers", 0)):
         if (value := getattr(arguments, name)) < least:
             raise InputError(f"--{name} must be at least {least}, but is {value}.")
     arguments.check()
-    extractors(arguments)
+    check_reference(arguments)
     if is_image_folder(arguments.model) and (arguments.repeats > 1 or arguments.sweep or arguments.reconstructions):
         raise InputError(
             f"{arguments.model} is a folder of images: --repeats, --sweep and --reconstructions need a pipeline."
@@ -88,6 +98,29 @@ def check(arguments: EvaluateArguments) -> None:
         parameter, values = parse_sweep(arguments.sweep)
         for value in values:
             replace(arguments.settings(), **{parameter: value}).check()
+
+
+def check_reference(arguments: EvaluateArguments) -> None:
+    """Raise an `InputError` for what a file of statistics cannot give."""
+    number = len(extractors(arguments))
+    if (arguments.data is None) == (arguments.reference is None):
+        raise InputError("Pass either --data, a prepared dataset, or --reference, the statistics of one.")
+    if number > 1 and (arguments.reference or arguments.save_reference):
+        raise InputError(
+            f"--reference and --save_reference are of one extractor, but --extractor is {arguments.extractor!r}."
+        )
+    if arguments.reference is None:
+        return
+    needs_photos = {
+        "--split": arguments.split,
+        "--save_reference": arguments.save_reference,
+        "--prompts data": arguments.prompts == "data",
+        "--reconstructions": arguments.reconstructions,
+    }
+    if given := [option for option, value in needs_photos.items() if value]:
+        raise InputError(
+            f"{', '.join(given)} need{'s' * (len(given) == 1)} the photos themselves: pass --data, not --reference."
+        )
 
 
 def extractors(arguments: EvaluateArguments) -> dict[str, str | None]:
@@ -152,8 +185,13 @@ def main(argv: list[str] | None = None) -> None:
     from ..loading import choose_device, load_pipeline
     from ..perceptual import PerceptualDistance
 
-    photos = images_of_dataset(arguments.data)
-    reference = load_split(arguments.data, arguments.split)
+    prompts, split = "classes", arguments.split or "train"
+    if arguments.reference:
+        photos = arguments.reference
+    else:
+        assert arguments.data is not None
+        photos = images_of_dataset(arguments.data)
+        prompts = "data" if load_split(arguments.data, split).says_more_than_classes else "classes"
     state = PartialState(cpu=arguments.device == "cpu")
     shared = state if state.num_processes > 1 else None
     device = choose_device(str(state.device) if shared else arguments.device)
@@ -169,18 +207,20 @@ def main(argv: list[str] | None = None) -> None:
     cache = cache_root(arguments.cache_dir) / "features"
     settings = EvaluationSettings(
         model_name=Path(arguments.model).name,
-        data_name=arguments.data.name,
+        data_name=arguments.data.name if arguments.data else "",
         out=out_folder(arguments),
         number=arguments.number,
         seed=arguments.seed,
         sampling=arguments.settings(pipeline),
-        split=arguments.split,
+        split=split,
         class_mix=arguments.class_mix,
-        prompts=arguments.prompts or ("data" if reference.says_more_than_classes else "classes"),
+        prompts=arguments.prompts or prompts,
         repeats=arguments.repeats,
         sweep=SweepSettings(*parse_sweep(arguments.sweep)) if arguments.sweep else None,
         reconstructions=arguments.reconstructions,
         perceptual=perceptual,
+        subset=arguments.subset,
+        save_reference=arguments.save_reference,
     )
     measurer = Measurer(first, arguments.batch_size, arguments.workers, shared, cache, tuple(more))
     results = evaluate(model, photos, measurer, settings)

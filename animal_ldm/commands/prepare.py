@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..data.reading import shown
-from ..data.settings import PreparationSettings
+from ..data.settings import Part, PreparationSettings
 from ..errors import InputError
 from .parsing import parse
 
@@ -41,11 +41,22 @@ class PrepareArguments(PreparationSettings):
 
     def check(self) -> None:
         super().check()
-        index, _, number = (self.part or "1/1").partition("/")
-        if not (index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
-            raise InputError(f"--part must be i/n with i from 1 to n, such as 2/8, but is {self.part}.")
+        self.chosen_part()
         if self.workers < 1:
             raise InputError(f"--workers must be at least 1, but is {self.workers}.")
+
+    def chosen_part(self) -> Part | None:
+        """`--part`.
+
+        Raises:
+            InputError: it is not a part of a whole.
+        """
+        if self.part is None:
+            return None
+        index, _, number = self.part.partition("/")
+        if not (index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+            raise InputError(f"--part must be i/n with i from 1 to n, such as 2/8, but is {self.part}.")
+        return Part(int(index), int(number))
 
     def settings(self) -> PreparationSettings:
         """The arguments that decide the result."""
@@ -56,10 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(PrepareArguments, argv, prog="animal-ldm prepare")
     arguments.check()
     from ..data.prepare import prepare
-    from ..data.processing import Part
 
-    part = Part(*map(int, arguments.part.split("/"))) if arguments.part else None
-    report = prepare(arguments.source, arguments.out, arguments.settings(), arguments.workers, part)
+    report = prepare(arguments.source, arguments.out, arguments.settings(), arguments.workers, arguments.chosen_part())
     if report is None:
         print(f"{shown(arguments.out)}: part {arguments.part} is done")
     else:

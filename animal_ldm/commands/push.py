@@ -71,7 +71,8 @@ class PushArguments:
     region: str | None = None
     # How energy and CO2 were counted, where the reports do not tell: for example, which stages ran at the same time.
     cost_note: str | None = None
-    # Also publish the plots of the evaluation that show training photos.
+    # Also publish the plots of the evaluation that show training photos, and reference.npz in the folder of the
+    # evaluation, if `animal-ldm evaluate --save_reference` wrote one there.
     publish_photos: bool = False
     # Seed of the card's sample of the first class; the other classes take the seeds after it.
     seed: int = 0

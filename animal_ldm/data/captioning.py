@@ -13,8 +13,10 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +30,8 @@ from ..loading import choose_device
 from .captioner import Captioner, ModelFiles, find_captioner
 from .captions import caption_sources, plural, with_article
 from .dataset_card import add_captioners, dataset_card
-from .prepare import CARD, SPLITS
-from .prepared import has_split, load_split, read_metadata
+from .prepare import CARD, SPLITS, read_lines
+from .prepared import PreparedPhoto, has_split, load_split, read_metadata
 from .reading import stamp
 from .records import MODEL_PREFIX, NO_CAPTION, OWN, MetadataLine
 from .report import REPORT, CaptionerRecord, PreparationReport, read_report
@@ -53,14 +55,27 @@ class ModelChoice(NamedTuple):
 
 
 class CaptionedPhoto(NamedTuple):
-    """A photo of a split, and its line of metadata."""
+    """A photo of a split, its line of metadata, and the photo itself where that is in a shard."""
 
     split: str
     line: MetadataLine
+    packed: PreparedPhoto | None = None
 
     @property
     def key(self) -> str:
         return f"{self.split}/{self.line.file_name}"
+
+    def stamp(self, folder: Path) -> str:
+        """Changes when the photo does."""
+        return self.line.sha256 if self.packed else stamp(folder / self.key)
+
+    def image(self, folder: Path) -> Image.Image:
+        try:
+            data = self.packed.read_bytes() if self.packed else (folder / self.key).read_bytes()
+            with Image.open(BytesIO(data)) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise InputError(f"{folder / self.key} cannot be read: {error}. Prepare the dataset again.") from error
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ def caption_dataset(
         return CaptioningResult(earlier, left_out, unchanged=True) if state.is_main_process else None
 
     work = folder / WORK_FOLDER / job_name(files, settings)
-    done = read_captions(work, folder)
+    done = read_captions(work, folder, photos)
     # The others start to write once all have read: every process has the same list of photos that are left.
     state.wait_for_everyone()
     left = [photo for photo in chosen if photo.key not in done]
@@ -118,13 +133,13 @@ def caption_dataset(
     state.wait_for_everyone()
     result = None
     if state.is_main_process:
-        captions = read_captions(work, folder)
+        captions = read_captions(work, folder, photos)
         if not captions.keys() >= {photo.key for photo in chosen}:
             raise InputError(
                 f"Captions are missing: photos of {folder} changed, or another run captioned them at the same time. "
                 "Run the same command again."
             )
-        result = finish(folder, photos, captions, files, settings)
+        result = finish(folder, work, photos, captions, files, settings)
         shutil.rmtree(work)
         if not any(work.parent.iterdir()):
             work.parent.rmdir()
@@ -139,19 +154,16 @@ def read_photos(folder: Path) -> list[CaptionedPhoto]:
     Raises:
         InputError: it is not a prepared dataset, or a line of its metadata is malformed.
     """
-    splits = [split for split in SPLITS if (folder / split / "metadata.jsonl").exists()]
-    if not splits and has_split(folder, SPLITS[0]):
-        raise InputError(
-            f"{folder} holds shards, whose captions cannot be changed. Prepare the photos with --format folders and"
-            " caption them there, or pass them with their captions to `animal-ldm prepare`."
-        )
-    if not splits:
+    photos = []
+    for split in SPLITS:
+        if (metadata := folder / split / "metadata.jsonl").exists():
+            photos += [CaptionedPhoto(split, line) for line in read_metadata(folder, metadata)]
+        elif has_split(folder, split):
+            packed = zip(read_lines(folder, split), load_split(folder, split).photos, strict=True)
+            photos += [CaptionedPhoto(split, line, photo) for line, photo in packed]
+    if not photos:
         load_split(folder, SPLITS[0])  # says what is missing
-    return [
-        CaptionedPhoto(split, line)
-        for split in splits
-        for line in read_metadata(folder, folder / split / "metadata.jsonl")
-    ]
+    return photos
 
 
 def finished_run(
@@ -197,12 +209,12 @@ def write_captions(
     ):
         for start in range(0, len(share), batch_size):
             batch = share[start : start + batch_size]
-            images = [open_square(folder / photo.key) for photo in batch]
+            images = [photo.image(folder) for photo in batch]
             # A batch of another size may round differently, and so change a word.
             padded = [*range(len(batch)), *[len(batch) - 1] * (batch_size - len(batch))]
             captions = captioner.caption([images[i] for i in padded], [batch[i].line.file_name for i in padded])
             lines = [
-                {"photo": photo.key, "stamp": stamp(folder / photo.key), "captions": texts}
+                {"photo": photo.key, "stamp": photo.stamp(folder), "captions": texts}
                 for photo, texts in zip(batch, captions, strict=False)
             ]
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -216,24 +228,17 @@ def drop_torn_line(path: Path) -> None:
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
-def read_captions(work: Path, folder: Path) -> dict[str, list[str]]:
+def read_captions(work: Path, folder: Path, photos: Sequence[CaptionedPhoto]) -> dict[str, list[str]]:
     """The captions made so far, by photo. Those of photos that have changed since are left out."""
-    captions = {}
+    captions, known = {}, {photo.key: photo for photo in photos}
     for path in sorted(work.glob("process-*.jsonl")):
         for content in path.read_bytes().splitlines(keepends=True):
             if content.endswith(b"\n"):
                 line = json.loads(content)
-                if line["stamp"] == stamp(folder / line["photo"]):
+                photo = known.get(line["photo"])
+                if photo and line["stamp"] == photo.stamp(folder):
                     captions[line["photo"]] = line["captions"]
     return captions
-
-
-def open_square(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}. Prepare the dataset again.") from error
 
 
 # --- captions in the dataset -----------------------------------------------------------------------------------------
@@ -241,6 +246,7 @@ def open_square(path: Path) -> Image.Image:
 
 def finish(
     folder: Path,
+    work: Path,
     photos: list[CaptionedPhoto],
     captions: dict[str, list[str]],
     files: ModelFiles,
@@ -254,7 +260,7 @@ def finish(
     source = MODEL_PREFIX + files.name
     lines: dict[str, list[MetadataLine]] = {}
     described = written = with_class_added = 0
-    for split, line in photos:
+    for split, line, _ in photos:
         own = OWN in caption_sources(line) and not settings.add_to_own
         texts = [] if own else captions.get(f"{split}/{line.file_name}", [])
         if settings.keep_class:
@@ -276,7 +282,12 @@ def finish(
         kept = [other for other in report.captioners if settings.keep_others and other.name != files.name]
         replace(report, captioners=kept).write(folder / REPORT)
     for split, content in lines.items():
-        write_text(folder / split / "metadata.jsonl", "".join(line.json() for line in content))
+        if (folder / split / "metadata.jsonl").exists():
+            write_text(folder / split / "metadata.jsonl", "".join(line.json() for line in content))
+        else:
+            from .shards import write_metadata  # imports `datasets`, which takes seconds and which folders do not need
+
+            write_metadata(folder / split, content, work / "shard.parquet")
     if report is not None:
         all_lines = [line for content in lines.values() for line in content]
         new = replace(

@@ -33,15 +33,18 @@ def thumbnail(image: Image.Image) -> bytes:
     return image.convert("L").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).tobytes()
 
 
-def near_duplicates(thumbnails: list[bytes]) -> Iterator[tuple[int, int]]:
+def near_duplicates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield the pairs (i, j), i < j, of near duplicates, in increasing order of j and then i.
 
     Up to `ALL_PAIRS` photos these are all pairs. Beyond, a pair is found with a probability that grows with its
     likeness; see `sampled_close_hashes`. Whatever is found is checked exactly, and the same set gives the same pairs.
     One core of an AMD EPYC took 7 s for 100,000 synthetic thumbnails and 50 s for 300,000, in a process of 0.8 GB
     (`benchmarks/duplicates.py`).
+
+    Args:
+        thumbnails: (N, HEIGHT * WIDTH) uint8, each as `thumbnail` makes it.
     """
-    images = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, HEIGHT, WIDTH)
+    images = thumbnails.reshape(-1, HEIGHT, WIDTH)
     number = len(images)
     # (4, 2 N): those of the mirrored photos follow those of the photos.
     hashes = np.concatenate([difference_hashes(images), difference_hashes(images[:, :, ::-1])], axis=1)

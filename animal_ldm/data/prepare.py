@@ -14,10 +14,13 @@ import logging
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from ..errors import InputError
 from ..files import write_bytes, write_json, write_text
@@ -25,7 +28,7 @@ from ..locks import locked
 from .captions import caption, caption_sources, described_captions
 from .dataset_card import SHEET_COLUMNS, contact_sheet, dataset_card
 from .duplicates import near_duplicates
-from .processing import Part, Processing, Share, process_photos, square_path
+from .processing import Processing, Share, process_photos, square_path
 from .reading import class_name, folder_name, shown
 from .records import (
     ATTRIBUTES,
@@ -38,7 +41,7 @@ from .records import (
     PhotoRecord,
 )
 from .report import REPORT, Job, PreparationReport, build_report, read_report, read_settings, with_attributes
-from .settings import PreparationSettings
+from .settings import Part, PreparationSettings
 from .sources import Source, open_source
 
 WORK_FOLDER = ".preparation"
@@ -105,9 +108,12 @@ def prepare_photos(source: Source, photos: list[Photo], job: Job, out: Path, sha
             without_text=not source.has_text,
             describe=settings.describe,
         )
-        records = process_photos(photos, processing, share)
-        if records is None:
+        processed = process_photos(photos, processing, share)
+        if processed is None:
             return None
+        records, thumbnails = processed
+        skip_duplicates(photos, records, thumbnails)
+        del processed, thumbnails  # a fifth of the memory
         report = finish(out, job, source, photos, records)
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return report
@@ -157,22 +163,23 @@ def finished_report(out: Path, job: Job) -> PreparationReport | None:
         return None
     for split, photos in zip(SPLITS, (report.train, report.validation), strict=True):
         try:
-            lines = read_lines(out, split) if photos else []
+            for line in read_lines(out, split) if photos else ():
+                if report.arguments.format == "folders" and not (out / split / line.file_name).exists():
+                    return None
         except (OSError, ValueError):
-            return None
-        if report.arguments.format == "folders" and not all((out / split / line.file_name).exists() for line in lines):
             return None
     return report
 
 
-def read_lines(out: Path, split: str) -> list[MetadataLine]:
+def read_lines(out: Path, split: str) -> Iterator[MetadataLine]:
     """The metadata of a split. Raises an OSError or ValueError where it is missing or damaged."""
     if next((out / split).glob("*.parquet"), None):
         from .shards import read_shards  # imports `datasets`, which takes seconds and which folders do not need
 
-        return list(read_shards(out / split))
-    content = (out / split / "metadata.jsonl").read_text(encoding="utf-8")
-    return [MetadataLine.parse(line) for line in content.splitlines()]
+        yield from read_shards(out / split)
+    else:
+        content = (out / split / "metadata.jsonl").read_text(encoding="utf-8")
+        yield from map(MetadataLine.parse, content.splitlines())
 
 
 def begin(out: Path, job: Job) -> None:
@@ -212,68 +219,83 @@ def describe_difference(earlier: Job, job: Job) -> str:
 # --- from squares and records to the dataset -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class UsedPhoto:
-    """A photo of the dataset: its split, its line of metadata, and its index in the source."""
+@dataclass(frozen=True)
+class Lines(Sequence[MetadataLine]):
+    """The metadata of a split. Lines are made when they are asked for: all of a large set would fill the memory.
 
-    split: str
-    line: MetadataLine
-    index: int
+    Attributes:
+        photos, records: of the whole source.
+        indices: the photos of the split, in the order of the lines.
+        before: by `file_name`, the lines of an earlier preparation whose captions by models are kept.
+    """
+
+    photos: Sequence[Photo]
+    records: Sequence[PhotoRecord]
+    seed: int
+    indices: Sequence[int]
+    before: Mapping[str, MetadataLine] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        index = self.indices[number]
+        line = metadata_line(self.photos[index], self.records[index], self.seed)
+        return with_captions_of(line, self.before.get(line.file_name)) if self.before else line
 
 
 def finish(out: Path, job: Job, source: Source, photos: list[Photo], records: list[PhotoRecord]) -> PreparationReport:
-    """Drop duplicates, split, caption, and put everything into place, the metadata last.
+    """Split, caption, and put everything into place, the metadata last.
 
     Files are written in the work folder first: what a killed process leaves behind is removed with it.
     """
-    work = out / WORK_FOLDER
-    skip_duplicates(photos, records)
+    work, packed = out / WORK_FOLDER, job.arguments.format == "shards"
     if all(record.skipped for record in records):
         reasons = dict(Counter(record.skipped for record in records))
         raise InputError(f"None of the {len(photos)} photos of {source.name} can be used: {reasons}.")
     validation = choose_validation(photos, records, job.arguments)
-    used = [
-        UsedPhoto(
-            "validation" if index in validation else "train",
-            metadata_line(photo, record, job.arguments.seed),
-            index,
-        )
-        for index, (photo, record) in enumerate(zip(photos, records, strict=True))
-        if not record.skipped
-    ]
-    packed = job.arguments.format == "shards"
-    for photo in used if not packed else ():
-        square = square_path(work, photo.index)
+    used = [index for index, record in enumerate(records) if not record.skipped]
+    used.sort(key=lambda index: file_name(photos[index], records[index]))
+    of_split = {
+        split: [index for index in used if (index in validation) == (split == "validation")] for split in SPLITS
+    }
+
+    def square_of(index: int) -> Path:
+        if packed:
+            return square_path(work, index)
+        return out / SPLITS[index in validation] / file_name(photos[index], records[index])
+
+    for index in used if not packed else ():
+        square = square_path(work, index)
         if square.exists():  # else a stopped start has moved it already
-            move(square, out / photo.split / photo.line.file_name)
-    used.sort(key=lambda photo: photo.line.file_name)
-
-    def square_of(photo: UsedPhoto) -> Path:
-        return square_path(work, photo.index) if packed else out / photo.split / photo.line.file_name
-
+            move(square, square_of(index))
+    lines = {split: Lines(photos, records, job.arguments.seed, indices) for split, indices in of_split.items()}
     report = build_report(job, source, photos, records, validation)
     if job.arguments.describe:
-        report = with_attributes(report, [photo.line for photo in used])
-    used, report = with_captions_by_models(used, report, out)
+        report = with_attributes(report, [*lines.values()])
+    lines, report = with_captions_by_models(lines, report, out)
     report.write(work / REPORT)
     write_text(work / CARD, dataset_card(report))
-    write_bytes(work / CONTACT_SHEET, contact_sheet(photos_by_class(used, list(report.classes), square_of)))
+    examples = {label: [] for label in report.classes}  # those of the training split before the others
+    for index in chain(*of_split.values()):
+        if len(own := examples[photos[index].label]) < SHEET_COLUMNS:
+            own.append(square_of(index))
+    write_bytes(work / CONTACT_SHEET, contact_sheet(examples))
     for name in (REPORT, CARD, CONTACT_SHEET):
         move(work / name, out / name)
-    for split in SPLITS:
-        of_split = [photo for photo in used if photo.split == split]
-        lines = [photo.line for photo in of_split]
-        if lines and packed:
+    for split, own in lines.items():
+        if own and packed:
             from .shards import write_shards  # imports `datasets`, see above
 
-            write_shards(out / split, lines, lambda number, of=of_split: square_of(of[number]))
-        elif lines:
-            write_text(work / f"{split}.jsonl", "".join(line.json() for line in lines))
+            write_shards(out / split, own, lambda number, of=of_split[split]: square_of(of[number]))
+        elif own:
+            with (work / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(line.json() for line in own)
             move(work / f"{split}.jsonl", out / split / "metadata.jsonl")
     return report
 
 
-def skip_duplicates(photos: list[Photo], records: list[PhotoRecord]) -> None:
+def skip_duplicates(photos: list[Photo], records: list[PhotoRecord], thumbnails: np.ndarray) -> None:
     """Keep the first, by name, of photos that are equal pixel by pixel or nearly so, and skip the others."""
     originals: dict[str, str] = {}
     for photo, record in zip(photos, records, strict=True):
@@ -281,11 +303,9 @@ def skip_duplicates(photos: list[Photo], records: list[PhotoRecord]) -> None:
             original = originals.setdefault(record.digest, photo.name)
             if original != photo.name:
                 record.skipped, record.detail = "duplicate", f"same pixels as {original}"
-    left = [index for index, record in enumerate(records) if not record.skipped]
-    thumbnails = [bytes.fromhex(records[index].thumbnail) for index in left]
-    for record in records:
-        record.thumbnail = ""  # the largest part of a record
-    for first, second in near_duplicates(thumbnails):
+    del originals
+    left = np.array([index for index, record in enumerate(records) if not record.skipped], int)
+    for first, second in near_duplicates(thumbnails[left]):
         original, record = left[first], records[left[second]]
         if not records[original].skipped and not record.skipped:
             record.skipped, record.detail = "near_duplicate", f"nearly the same as {photos[original].name}"
@@ -320,8 +340,13 @@ def metadata_line(photo: Photo, record: PhotoRecord, seed: int) -> MetadataLine:
             texts, sources = texts + described, sources + (ATTRIBUTES,) * len(described)
     else:
         texts, sources = ("",), (NO_CAPTION,)
-    file_name = f"{folder_name(photo.label)}/{record.digest}.png"
-    return MetadataLine(file_name, texts[0], photo.label, texts, sources, record.attributes, record.sha256)
+    name = file_name(photo, record)
+    return MetadataLine(name, texts[0], photo.label, texts, sources, record.attributes, record.sha256)
+
+
+def file_name(photo: Photo, record: PhotoRecord) -> str:
+    """Below the folder of the split."""
+    return f"{folder_name(photo.label)}/{record.digest}.png"
 
 
 def move(file: Path, destination: Path) -> None:
@@ -330,32 +355,30 @@ def move(file: Path, destination: Path) -> None:
 
 
 def with_captions_by_models(
-    used: list[UsedPhoto], report: PreparationReport, out: Path
-) -> tuple[list[UsedPhoto], PreparationReport]:
-    """The photos and the report with the captions that models wrote into `out` since it was prepared.
+    lines: dict[str, Lines], report: PreparationReport, out: Path
+) -> tuple[dict[str, Lines], PreparationReport]:
+    """The lines and the report with the captions that models wrote into `out` since it was prepared.
 
     A dataset that lacks a file is prepared again; these captions are not to be made again.
     """
     earlier = read_report(out / REPORT)
     if earlier is None or not earlier.captioners:
-        return used, report
-    before: dict[tuple[str, str], MetadataLine] = {}
-    for split in SPLITS:
+        return lines, report
+    for split, own in lines.items():
         with contextlib.suppress(OSError, ValueError):
-            before |= {(split, line.file_name): line for line in read_lines(out, split)}
-    used = [
-        replace(photo, line=with_captions_of(photo.line, before.get((photo.split, photo.line.file_name))))
-        for photo in used
-    ]
-    lines = [photo.line for photo in used]
-    written = Counter(source for line in lines for source in line.caption_sources)
+            lines[split] = replace(own, before={line.file_name: line for line in read_lines(out, split)})
+    written, texts, without_text = Counter[str](), 0, 0
+    for line in chain(*lines.values()):
+        written.update(line.caption_sources)
+        texts += sum(text != "" for text in line.texts)
+        without_text += line.text == ""
     report = replace(
         report,
         captioners=[model for model in earlier.captioners if written[MODEL_PREFIX + model.name] == model.captions],
-        num_captions=sum(text != "" for line in lines for text in line.texts),
-        photos_without_text=sum(line.text == "" for line in lines),
+        num_captions=texts,
+        photos_without_text=without_text,
     )
-    return used, report
+    return lines, report
 
 
 def with_captions_of(line: MetadataLine, before: MetadataLine | None) -> MetadataLine:
@@ -367,15 +390,3 @@ def with_captions_of(line: MetadataLine, before: MetadataLine | None) -> Metadat
     kept = [found for found in zip(line.texts, line.caption_sources, strict=True) if found[1] != NO_CAPTION]
     texts, sources = zip(*kept, *by_models, strict=True)
     return replace(line, text=texts[0], texts=texts, caption_sources=sources)
-
-
-def photos_by_class(
-    used: list[UsedPhoto], classes: list[str], square_of: Callable[[UsedPhoto], Path]
-) -> dict[str, list[Path]]:
-    """The first photos of each class for the contact sheet, those of the training split before the others."""
-    photos: dict[str, list[Path]] = {label: [] for label in classes}
-    for split in SPLITS:
-        for photo in used:
-            if photo.split == split and len(photos[photo.line.label]) < SHEET_COLUMNS:
-                photos[photo.line.label].append(square_of(photo))
-    return photos

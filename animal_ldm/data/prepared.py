@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -119,11 +119,8 @@ class PreparedSplit:
         return data
 
     @property
-    def photo_files(self) -> "tuple[Path | PackedPhoto, ...]":
-        """The photos' files, each with `read_bytes`."""
-        if self.shards is not None:
-            return tuple(PackedPhoto(self, index) for index in range(len(self)))
-        return tuple(self.folder / file for file in self.files)
+    def photos(self) -> "PreparedPhotos":
+        return PreparedPhotos(self)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -147,8 +144,8 @@ class PreparedSplit:
             self.photo_bytes(index)
 
 
-class PackedPhoto(NamedTuple):
-    """A photo in a shard, in the place of its file."""
+class PreparedPhoto(NamedTuple):
+    """A photo of a split in the place of a file; what is read is compared with its digest."""
 
     split: PreparedSplit
     index: int
@@ -158,6 +155,21 @@ class PackedPhoto(NamedTuple):
 
     def __str__(self) -> str:
         return str(self.split.folder / self.split.files[self.index])
+
+
+class PreparedPhotos(Sequence):
+    """The photos of a split, made when they are asked for."""
+
+    def __init__(self, split: PreparedSplit):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(PreparedPhoto(self.split, i) for i in range(*index.indices(len(self))))
+        return PreparedPhoto(self.split, range(len(self))[index])
 
 
 def has_split(prepared: str | Path, split: str) -> bool:
@@ -176,10 +188,17 @@ def load_splits(prepared: str | Path, verify: bool) -> tuple[PreparedSplit, Prep
 def load_split(prepared: str | Path, split: str) -> PreparedSplit:
     """Read `PREPARED/<split>/metadata.jsonl`, or the shards there.
 
+    Args:
+        prepared: a folder, or a URL that fsspec knows (`shards.load_remote`).
+
     Raises:
         InputError: the folder is not a prepared dataset, its metadata is empty or malformed, or one of its files is
             not a regular file within `prepared`.
     """
+    if "://" in str(prepared):
+        from .shards import load_remote  # imports `datasets`, see below
+
+        return load_remote(str(prepared), split)
     folder = Path(prepared) / split
     metadata = folder / "metadata.jsonl"
     if not metadata.exists() and has_split(prepared, split):

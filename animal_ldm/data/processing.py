@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from ..files import why, write_bytes, write_json
 from .attributes import measure
-from .duplicates import thumbnail
+from .duplicates import HEIGHT, WIDTH, thumbnail
 from .folders import LabelFile
 from .photos import Box, SkippedPhoto, center_square, open_photo, pixel_digest, scale_square, square_around, visible
 from .reading import class_name
 from .records import Photo, PhotoRecord
+from .settings import Part
 from .sources import Reader
 
 CHUNK_SIZE = 64  # photos; what a stopped preparation loses per worker
@@ -51,13 +52,6 @@ class Processing(NamedTuple):
     describe: bool = False
 
 
-class Part(NamedTuple):
-    """Part `index` of `number`, counted from 1, of the chunks of a preparation."""
-
-    index: int
-    number: int
-
-
 class Share(NamedTuple):
     """What this machine does: with how many processes, and which part; None for all of it."""
 
@@ -65,8 +59,15 @@ class Share(NamedTuple):
     part: Part | None = None
 
 
-def process_photos(photos: list[Photo], processing: Processing, share: Share) -> list[PhotoRecord] | None:
-    """Write the square of every usable photo (`square_path`); return a record of every photo, in order.
+class Processed(NamedTuple):
+    """A record of every photo, in order, and their thumbnails, (N, HEIGHT * WIDTH) uint8."""
+
+    records: list[PhotoRecord]
+    thumbnails: np.ndarray
+
+
+def process_photos(photos: list[Photo], processing: Processing, share: Share) -> Processed | None:
+    """Write the square of every usable photo (`square_path`).
 
     Of a part only its photos are processed, and None is returned.
     """
@@ -80,11 +81,13 @@ def process_photos(photos: list[Photo], processing: Processing, share: Share) ->
             progress.update(processed)
     if share.part:
         return None
-    return [
-        PhotoRecord.parse(record)
-        for start, _ in chunks
-        for record in json.loads(record_path(work, start).read_text(encoding="utf-8"))
-    ]
+    processed = Processed([], np.zeros((len(photos), HEIGHT * WIDTH), np.uint8))
+    for start, _ in chunks:
+        for values in json.loads(record_path(work, start).read_text(encoding="utf-8")):
+            if encoded := values.pop("thumbnail"):
+                processed.thumbnails[len(processed.records)] = np.frombuffer(bytes.fromhex(encoded), np.uint8)
+            processed.records.append(PhotoRecord.parse(values))
+    return processed
 
 
 def process_chunks(chunks: list[Chunk], processing: Processing, workers: int) -> Iterator[int]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import unicodedata
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 PHOTO_BYTES = 512 << 20
@@ -48,6 +49,7 @@ def is_utf8(name: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
+@lru_cache(1 << 16)  # many photos share the one string
 def class_name(name: str) -> str:
     """How a class is called here: "Polar_Bear" -> "polar bear". Bytes that are not UTF-8 are taken for Latin-1."""
     if not is_utf8(name):

@@ -2,7 +2,9 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from .attributes import Attributes
@@ -75,7 +77,7 @@ class PhotoRecord:
     Attributes:
         skipped: a key of `SKIP_REASONS`; empty for a photo that is used. `detail` says it for this photo.
         digest: of size and pixels, 16 hexadecimal digits.
-        thumbnail: see `duplicates.thumbnail`, in hexadecimal.
+        thumbnail: see `duplicates.thumbnail`, in hexadecimal; in the file of the record alone.
         crop: where the square comes from.
         count: animals that the square shows; 0 where nobody counted.
         boxes_of_other_classes: boxes in the photo's label file that are of another class.
@@ -92,15 +94,16 @@ class PhotoRecord:
     crop: Literal["", "box", "center"] = ""
     count: int = 0
     boxes_of_other_classes: int = 0
-    wrong_label_lines: list[str] = field(default_factory=list)
+    wrong_label_lines: Sequence[str] = ()
     profile_problem: str = ""
     attributes: Attributes | None = None
     sha256: str = ""
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "PhotoRecord":
-        """The record that `asdict` made these values of."""
-        record = cls(**values)
+        """The record that `asdict` made these values of. What many have in common is in memory once."""
+        record = cls(**values | {"wrong_label_lines": tuple(values["wrong_label_lines"])})
+        record.skipped, record.crop = map(sys.intern, (record.skipped, record.crop))
         if record.attributes is not None:
             record.attributes = Attributes.parse(record.attributes)
         return record

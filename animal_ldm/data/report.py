@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +218,16 @@ def build_report(
     )
 
 
-def with_attributes(report: PreparationReport, lines: list[MetadataLine]) -> PreparationReport:
+def with_attributes(report: PreparationReport, splits: Sequence[Sequence[MetadataLine]]) -> PreparationReport:
     """The report with the counts of what `--describe` measured and wrote."""
-    words = Counter(word for line in lines if line.attributes for word in line.attributes.words().items())
+    words, texts = Counter[tuple[str, str]](), 0
+    for line in chain(*splits):
+        words.update(line.attributes.words().items() if line.attributes else ())
+        texts += len(line.texts)
     attributes: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
     for (kind, word), number in sorted(words.items(), key=lambda item: (-item[1], item[0])):
         attributes[kind][word] = number
-    described = sum(len(line.texts) for line in lines) - report.num_captions - report.photos_without_text
+    described = texts - report.num_captions - report.photos_without_text
     return replace(report, num_captions=report.num_captions + described, described=described, attributes=attributes)
 
 

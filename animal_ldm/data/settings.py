@@ -1,11 +1,18 @@
 """The settings that decide what a prepared dataset holds and how it is captioned; its report records them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
 from ..errors import InputError
+
+
+class Part(NamedTuple):
+    """Part `index` of `number`, counted from 1, of the photos of a preparation."""
+
+    index: int
+    number: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,6 +175,8 @@ def differences(results: Results, first: Results) -> Iterator[str]:
 def of_n(metric: Metric, base: Metric | None) -> Iterator[str]:
     if base and metric.name in OF_N and metric.n_generated != base.n_generated:
         yield f"N={metric.n_generated:,}, not {base.n_generated:,}: metrics that depend on N"
+    elif base and metric.n_real != base.n_real:
+        yield f"{metric.label}: compared with {metric.n_real:,} photos, not {base.n_real:,}"
 
 
 def score(metric: Metric) -> float | None:

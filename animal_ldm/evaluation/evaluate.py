@@ -20,7 +20,8 @@ from .gallery import SamplesAndPhotos, gallery
 from .images import Images
 from .page import write_page
 from .reconstruction import measure_reconstructions, reconstruct
-from .report import Reference, measure
+from .reference import SUBSET, Reference, measure_references, read_reference, save_reference, subset_of
+from .report import measure
 from .results import (
     AutoencoderResult,
     DataInfo,
@@ -62,11 +63,13 @@ class EvaluationSettings:
     sweep: SweepSettings | None = None
     reconstructions: bool = False
     perceptual: PerceptualDistance | None = None  # for the reconstructions' LPIPS; None: not measured
+    subset: int = SUBSET  # photos of each split that all metrics but those of copies and the Frechet distance look at
+    save_reference: Path | None = None  # of the first extractor
 
 
 def evaluate(
     model: AnimalLDMPipeline | Images,
-    photos: Mapping[str, Images],
+    photos: Mapping[str, Images] | Path,
     measurer: Measurer,
     settings: EvaluationSettings,
 ) -> Results:
@@ -75,12 +78,13 @@ def evaluate(
     Samples, reconstructions and their features are kept below `settings.out`: an interrupted run resumes.
 
     Args:
-        photos: the photos of both splits, {"train": …, "validation": …}.
+        photos: the photos of both splits, {"train": …, "validation": …}; or a file by `save_reference`, for the first
+            extractor alone. It says the split, and has neither captions nor photos to reconstruct.
         measurer: its cache keeps the photos' features; its batch size is that of the sampling too. With its state,
             every process makes this call.
     """
-    references = measure_references(photos, measurer, settings.split)
-    classes = Counter(photos[settings.split].labels)
+    references, data, some = real_side(photos, measurer, settings)
+    classes = data.classes
     of_samples = measurer.with_cache(settings.out / "features")
     info, sampling, sampling_info = ModelInfo(settings.model_name, None), None, None
     sweeps, autoencoders = [None] * len(references), [None] * len(references)
@@ -90,15 +94,15 @@ def evaluate(
         sample_sets = [found.split(1) for found in of_samples.feature_sets(samples, "samples")]
     else:
         labels = class_labels(classes, settings)
-        texts = measure_texts(
-            prompts_of(labels, photos[settings.split], settings), photos, references, of_samples, settings
-        )
+        captioned = Images(()) if isinstance(photos, Path) else photos[settings.split]
+        prompts = prompts_of(labels, captioned, settings)
+        texts = measure_texts(prompts, some[data.held_out], references, of_samples, settings)
         run = PipelineRun(model, references, of_samples, settings, labels, texts)
         info, sampling_info = replace(info, digest=pipeline_digest(model)), run.sampling_info()
         sampling = settings.sampling
         samples, sample_sets = run.sample(sampling)
         of_texts = texts.measure(samples, sample_sets, sampling)
-        sweeps, autoencoders = run.sweeps(), run.reconstructions(photos["validation"])
+        sweeps, autoencoders = run.sweeps(), run.reconstructions(some["validation"])
     reports = [measure(*both, settings.seed, sampling) for both in zip(references, sample_sets, strict=True)]
     reports = [
         replace(report, metrics=report.metrics + more) for report, more in zip(reports, of_texts.metrics, strict=True)
@@ -109,7 +113,7 @@ def evaluate(
     ]
     results = Results(
         model=info,
-        data=describe_data(photos, classes, settings),
+        data=data,
         sampling=sampling_info,
         versions=library_versions(*LIBRARIES),
         **vars(first),
@@ -117,35 +121,44 @@ def evaluate(
         more=more,
     )
     if measurer.is_main_process:
-        write(results, samples, list(zip(references, sample_sets, strict=True)), photos["train"], settings.out)
+        train = None if isinstance(photos, Path) else photos["train"]
+        write(results, samples, list(zip(references, sample_sets, strict=True)), train, settings.out)
     return results
 
 
-def measure_references(photos: Mapping[str, Images], measurer: Measurer, split: str) -> list[Reference]:
-    """The photos of both splits, measured by every extractor, with `split` for the reference.
+def real_side(
+    photos: Mapping[str, Images] | Path, measurer: Measurer, settings: EvaluationSettings
+) -> tuple[list[Reference], DataInfo, dict[str, Images]]:
+    """The references of all extractors, what the data are, and of each split the images whose features they hold.
 
-    Their features stay in the measurer's cache: they serve every model that is compared with the photos.
+    Of a file these are the classes alone.
     """
-    train, validation = (measurer.feature_sets(photos[name], f"{name} photos") for name in ("train", "validation"))
-    return [
-        Reference(extractor.describe(), of_train, of_validation, split, measurer.state)
-        for extractor, of_train, of_validation in zip(measurer.extractors, train, validation, strict=True)
-    ]
+    if isinstance(photos, Path):
+        reference, data = read_reference(photos, measurer)
+        parts = {"train": reference.train, "validation": reference.validation}
+        return [reference], data, {name: Images((), part.labels) for name, part in parts.items()}
+    references = measure_references(photos, measurer, settings.split, settings.subset)
+    data = describe_data(photos, settings)
+    if settings.save_reference:
+        _ = references[0].moments  # which all processes compute together
+        if measurer.is_main_process:
+            save_reference(references[0], data, settings.save_reference)
+    subsets = {name: subset_of(len(images), settings.subset) for name, images in photos.items()}
+    some = {
+        name: images if len(images) == len(subsets[name]) else images.take(subsets[name])
+        for name, images in photos.items()
+    }
+    return references, data, some
 
 
-def measure_reference(photos: Mapping[str, Images], measurer: Measurer, split: str) -> Reference:
-    """`measure_references` by the first extractor."""
-    return measure_references(photos, replace(measurer, more=()), split)[0]
-
-
-def describe_data(photos: Mapping[str, Images], classes: Counter[str], settings: EvaluationSettings) -> DataInfo:
+def describe_data(photos: Mapping[str, Images], settings: EvaluationSettings) -> DataInfo:
     return DataInfo(
         name=settings.data_name,
         reference=settings.split,
         held_out="validation" if settings.split == "train" else "train",
         photos={split: len(images) for split, images in photos.items()},
         digests={split: images.digest() for split, images in photos.items()},
-        classes=dict(classes.most_common()),
+        classes=dict(Counter(photos[settings.split].labels).most_common()),
         image_size=len(photos["train"][0]),
     )
 
@@ -171,17 +184,16 @@ def prompts_of(labels: Sequence[str], photos: Images, settings: EvaluationSettin
 
 def measure_texts(
     prompts: Sequence[str],
-    photos: Mapping[str, Images],
+    held_out: Images,
     references: Sequence[Reference],
     of_samples: Measurer,
     settings: EvaluationSettings,
 ) -> TextReference:
     """The prompts of the samples, beside what the same measures find in held-out photos and their captions."""
-    held_out = photos["validation" if settings.split == "train" else "train"]
     captions = prompts_of(held_out.labels or (), held_out, settings)
     features = [reference.other for reference in references]
     scores, words = held_out_texts(held_out, features, captions, of_samples, with_words=settings.prompts == "data")
-    return TextReference(prompts, of_samples, settings.seed, len(held_out), scores, words)
+    return TextReference(prompts, of_samples, settings.seed, len(captions), scores, words)
 
 
 @dataclass(frozen=True)
@@ -246,7 +258,7 @@ def write(
     results: Results,
     samples: Images,
     measured: Sequence[tuple[Reference, list[FeatureSet]]],
-    train: Images,
+    train: Images | None,
     out: Path,
 ) -> None:
     """results.json, the report and the plots: those of other extractors than the first in a folder with their name.
@@ -255,7 +267,7 @@ def write(
 
     Args:
         measured: by every extractor, the photos' and the samples' features.
-        train: the training photos.
+        train: the training photos, which images of a report show; None: they are not at hand.
     """
     first = samples.take(range(len(measured[0][1][0])))
     plots.save_sample_grid(first, results, out / "samples.png")
@@ -264,9 +276,11 @@ def write(
         folder = plots_folder(out, results, own)
         plots.save_precision_recall(own, folder / "precision_recall.png")
         plots.save_fd_curve(own, folder / "fd_curve.png")
-        compared = SamplesAndPhotos(first, features.features, train, reference.train.features)
-        nearest = compared.nearest_photos()
-        plots.save_nearest_panel(compared, nearest, own.extractor.name, folder / "nearest.png")
+        nearest = ([], [])
+        compared = SamplesAndPhotos(first, features.features, train or Images(()), reference.all_train)
+        if train is not None:
+            nearest = compared.nearest_photos()
+            plots.save_nearest_panel(compared, nearest, own.extractor.name, folder / "nearest.png")
         if folder == out:
             images = gallery(results, compared, nearest)
             images.write(out / "gallery.json")

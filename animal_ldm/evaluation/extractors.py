@@ -60,6 +60,11 @@ class Extractor:
         rule = f"PIL bicubic on float32 channels to {self.image_size} x {self.image_size} (clean-fid)"
         return ExtractorInfo(self.name, self.weights_digest, rule)
 
+    @property
+    def home(self) -> torch.device:
+        """Where distances are computed: its GPU, or the CPU, since Apple's GPUs have no float64."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
+
     def prepare(self, image: np.ndarray) -> torch.Tensor:
         """uint8 (H, W, 3) -> float32 (3, S, S) in [0, 255]."""
         return resize(image, self.image_size)

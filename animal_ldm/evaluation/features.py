@@ -1,14 +1,17 @@
 """Features of images: measured once, shared among processes, kept in a cache."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import gather
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -17,16 +20,25 @@ from ..files import whole_file
 from .extractors import Extractor, resize
 from .images import Images
 
+GATHERED = 1024  # features of each process that are exchanged at a time
+
 
 @dataclass(frozen=True)
 class FeatureSet:
     """Features (N, D) of images and, where known, their N classes."""
 
     features: torch.Tensor
-    labels: tuple[str, ...] | None
+    labels: Sequence[str] | None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def take(self, indices: Sequence[int]) -> "FeatureSet":
+        labels = self.labels and tuple(self.labels[i] for i in indices)
+        return FeatureSet(self.features[torch.tensor(indices)], labels)
+
+    def to(self, device: torch.device) -> "FeatureSet":
+        return replace(self, features=self.features.to(device))
 
     def split(self, parts: int) -> list["FeatureSet"]:
         """As `parts` sets of equal size, in order."""
@@ -66,6 +78,10 @@ class Measurer:
     def with_cache(self, cache: Path | None) -> "Measurer":
         return replace(self, cache=cache)
 
+    def alone(self) -> "Measurer":
+        """Without `more`."""
+        return replace(self, more=())
+
     def feature_set(self, images: Images, description: str = "features") -> FeatureSet:
         """Features of all images by the first extractor, with the images' classes.
 
@@ -76,9 +92,12 @@ class Measurer:
 
     def feature_sets(self, images: Images, description: str = "features") -> list[FeatureSet]:
         """The same by every extractor, in order."""
-        return [
-            FeatureSet(features, images.labels) for features in self._features(images, self.extractors, description)
-        ]
+        found = self.stored_sets(images, description)
+        return [own.to(extractor.home) for own, extractor in zip(found, self.extractors, strict=True)]
+
+    def stored_sets(self, images: Images, description: str = "features") -> list[FeatureSet]:
+        """The same on the CPU; with a cache they stay on disk and are mapped into memory."""
+        return [FeatureSet(own, images.labels) for own in self._features(images, self.extractors, description)]
 
     def features(self, images: Images, description: str = "features") -> torch.Tensor:
         """Features (N, D) of all images, float32, where distances are computed: on the extractor's GPU, or on the CPU.
@@ -86,54 +105,103 @@ class Measurer:
         Raises:
             InputError: an image cannot be read.
         """
-        return self._features(images, (self.extractor,), description)[0]
+        return self._features(images, (self.extractor,), description)[0].to(self.extractor.home)
 
     def _features(self, images: Images, extractors: Sequence[Extractor], description: str) -> list[torch.Tensor]:
-        digest = images.digest() if self.cache else ""
-        paths = [self.cache and self.cache / f"{_fingerprint(digest, extractor)}.npy" for extractor in extractors]
-        found = [torch.from_numpy(np.load(path)) if path and path.is_file() else None for path in paths]
-        missing = [i for i, features in enumerate(found) if features is None]
-        measured = self._measured(images, [extractors[i] for i in missing], description) if missing else []
-        for i, features in zip(missing, measured, strict=True):
-            found[i] = features
-            if (path := paths[i]) and self.is_main_process:
-                with whole_file(path) as partial:
-                    np.save(partial, features.numpy())
-        # Apple's GPUs have no float64, which the distances need.
-        homes = (x.device if x.device.type == "cuda" else torch.device("cpu") for x in extractors)
-        return [features.to(home) for features, home in zip(found, homes, strict=True) if features is not None]
+        if self.cache is None:
+            kept: dict[Extractor, list[torch.Tensor]] = {extractor: [] for extractor in extractors}
+            self._measure(images, {extractor: rows.append for extractor, rows in kept.items()}, description)
+            return [torch.cat(rows) for rows in kept.values()]
+        digest = images.digest()
+        paths = {extractor: self.cache / f"{_fingerprint(digest, extractor)}.npy" for extractor in extractors}
+        there = torch.tensor([path.is_file() for path in paths.values()])
+        if self.state:  # all must find the same missing, also where they have a disk each
+            there = _from_all(there.int(), self.state).view(-1, len(paths)).bool().all(0)
+        missing = [path for path, found in zip(paths.items(), there.tolist(), strict=True) if not found]
+        if missing:
+            with ExitStack() as files:
+                sinks: dict[Extractor, Callable[[torch.Tensor], object]] = {x: lambda _: None for x, _ in missing}
+                for extractor, path in missing if self.state is None or self.state.is_local_main_process else ():
+                    file = files.enter_context(open(files.enter_context(whole_file(path)), "wb"))
+                    sinks[extractor] = partial(_append, file, len(images))
+                self._measure(images, sinks, description)
+            if self.state:
+                self.state.wait_for_everyone()
+        # Mapped so that writing changes a copy: torch wants memory that can be written to.
+        return [torch.from_numpy(np.load(path, mmap_mode="c")) for path in paths.values()]
 
-    def _measured(self, images: Images, extractors: Sequence[Extractor], description: str) -> list[torch.Tensor]:
-        """Features by every extractor, from one pass over the images."""
+    def _measure(
+        self, images: Images, sinks: Mapping[Extractor, Callable[[torch.Tensor], object]], description: str
+    ) -> None:
+        """Give features by every extractor to its sink, in order, from one pass over the images."""
         state = self.state
         rank, processes = (state.process_index, state.num_processes) if state else (0, 1)
         mine = range(rank, len(images), processes)
         loader = DataLoader(
-            _Prepared(images, mine, sorted({extractor.image_size for extractor in extractors})),
+            _Prepared(images, mine, sorted({extractor.image_size for extractor in sinks})),
             batch_size=self.batch_size,
             num_workers=self.workers,
             collate_fn=_collate,
         )
-        parts: list[list[torch.Tensor]] = [[] for _ in extractors]
+        found = {extractor: _Rows(len(images), sink, state) for extractor, sink in sinks.items()}
         with tqdm(total=len(mine), desc=description, unit="image", disable=rank > 0, leave=False) as progress:
             for batch in loader:
                 if isinstance(batch, InputError):
                     raise batch
-                for extractor, own in zip(extractors, parts, strict=True):
-                    own.append(extractor.embed(batch[extractor.image_size]))
-                progress.update(len(parts[0][-1]))
-        return [self._from_all(torch.cat(own), len(images)) for own in parts]
+                for extractor, rows in found.items():
+                    rows.add(extractor.embed(batch[extractor.image_size]))
+                progress.update(len(next(iter(batch.values()))))
+        for rows in found.values():
+            rows.finish()
 
-    def _from_all(self, found: torch.Tensor, number: int) -> torch.Tensor:
-        """(N, D) features of all processes, from those of this one."""
-        state = self.state
-        if state is None:
-            return found
-        features = torch.zeros(number, found.shape[1])
-        features[state.process_index :: state.num_processes] = found
-        reduced = reduce(features.to(state.device), "sum")
-        assert isinstance(reduced, torch.Tensor)
-        return reduced.cpu()
+
+class _Rows:
+    """Gives `number` rows to `sink` in order, on every process; process p of n adds the rows p, p + n, p + 2n …
+
+    Never more than `GATHERED` rows of each process are exchanged at a time.
+    """
+
+    def __init__(self, number: int, sink: Callable[[torch.Tensor], object], state: PartialState | None):
+        self.number, self.sink, self.state = number, sink, state
+        self.processes = state.num_processes if state else 1
+        self.waiting: list[torch.Tensor] = []
+        self.done = 0  # rows of each process
+
+    def add(self, rows: torch.Tensor) -> None:
+        """The next rows (B, D) of this process."""
+        self.waiting.append(rows)
+        while sum(map(len, self.waiting)) >= GATHERED:
+            self._give(GATHERED)
+
+    def finish(self) -> None:
+        while (left := -(-self.number // self.processes) - self.done) > 0:
+            self._give(min(left, GATHERED))
+
+    def _give(self, number: int) -> None:
+        waiting = torch.cat(self.waiting)
+        own, self.waiting = waiting[:number], [waiting[number:]]
+        if self.state:
+            padded = torch.zeros(number, own.shape[1])  # the last processes may have a row less
+            padded[: len(own)] = own
+            own = _from_all(padded, self.state).unflatten(0, (self.processes, number)).transpose(0, 1).flatten(0, 1)
+        self.sink(own[: self.number - self.done * self.processes])
+        self.done += number
+
+
+def _append(file: BinaryIO, number: int, rows: torch.Tensor) -> None:
+    """Write the next rows (B, D) of a .npy file that will hold (number, D)."""
+    array = rows.contiguous().numpy()
+    if not file.tell():
+        header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (number, array.shape[1])}
+        np.lib.format.write_array_header_1_0(file, header)
+    file.write(array.data)
+
+
+def _from_all(x: torch.Tensor, state: PartialState) -> torch.Tensor:
+    """This tensor of every process, one after the other along the first axis."""
+    gathered = gather(x.to(state.device))
+    assert isinstance(gathered, torch.Tensor)
+    return gathered.cpu()
 
 
 def _fingerprint(images_digest: str, extractor: Extractor) -> str:

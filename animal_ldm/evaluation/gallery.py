@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import write_json
 from ..html import data_uri
 from .images import Images
-from .neighbours import nearest
+from .neighbours import nearest_in_parts
 from .results import Results, parse
 
 PER_CLASS, MOST_TILES = 10, 240
@@ -97,16 +97,17 @@ def read_gallery(path: Path) -> Gallery | None:
 
 @dataclass(frozen=True)
 class SamplesAndPhotos:
-    """Samples and training photos with their features (N, D)."""
+    """Samples and, where they are at hand, training photos with their features (N, D)."""
 
     samples: Images
     sample_features: torch.Tensor
     train: Images
-    train_features: torch.Tensor
+    train_features: torch.Tensor | None
 
     def nearest_photos(self) -> tuple[list["Nearest"], list["Nearest"]]:
         """For the samples that are nearest of all to a training photo, and for as many others at random."""
-        distances, index = nearest(self.sample_features, self.train_features, NEIGHBOURS)
+        assert self.train_features is not None
+        distances, index = nearest_in_parts(self.sample_features, self.train_features, NEIGHBOURS)
         closest = distances[:, 0].argsort()[:PAIRS].tolist()
         rest = sorted(set(range(len(self.samples))) - set(closest))
         others = np.random.default_rng(PAIRS_SEED).permutation(rest)[: len(closest)].tolist()

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..data.prepared import PackedPhoto, PreparedSplit, load_split
+from ..data.prepared import PreparedPhoto, PreparedSplit, load_split
 from ..errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -19,11 +20,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Images:
-    """Image `i` is `files[i]`, of class `labels[i]` where classes are known, with `captions[i]` where it has some."""
+    """Image `i` is `files[i]`, of class `labels[i]` where classes are known, with `captions[i]` where it has some.
 
-    files: tuple[Path | PackedPhoto, ...]
-    labels: tuple[str, ...] | None = None
-    captions: tuple[tuple[str, ...], ...] | None = None
+    `digests[i]` is the SHA-256 of its file if that is known, else "".
+    """
+
+    files: Sequence[Path | PreparedPhoto]
+    labels: Sequence[str] | None = None
+    captions: Sequence[tuple[str, ...]] | None = None
+    digests: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -45,23 +50,24 @@ class Images:
     def take(self, indices: Sequence[int]) -> "Images":
         labels = self.labels and tuple(self.labels[i] for i in indices)
         captions = self.captions and tuple(self.captions[i] for i in indices)
-        return Images(tuple(self.files[i] for i in indices), labels, captions)
+        digests = self.digests and tuple(self.digests[i] for i in indices)
+        return Images(tuple(self.files[i] for i in indices), labels, captions, digests)
 
     def stack(self, indices: Sequence[int]) -> np.ndarray:
         """Images of one size as uint8 RGB, (B, H, W, 3)."""
         return np.stack([self[i] for i in indices])
 
     def digest(self) -> str:
-        """SHA-256 over the bytes of all images, in order; their names do not enter."""
+        """SHA-256 over the bytes of all images, in order; their names do not enter. Known digests are not computed."""
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        for file, known in zip(self.files, self.digests or repeat(""), strict=False):
+            digest.update(bytes.fromhex(known) if known else hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
 
 
 def images_of_split(split: PreparedSplit) -> Images:
     """The photos of one split of a prepared dataset."""
-    return Images(split.photo_files, tuple(split.labels), tuple(split.captions))
+    return Images(split.photos, split.labels, split.captions, split.digests or None)
 
 
 def images_of_dataset(prepared: str | Path) -> dict[str, Images]:

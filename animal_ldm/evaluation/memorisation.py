@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 
 from .metrics import as_features
-from .neighbours import nearest
+from .neighbours import nearest_in_parts
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,23 @@ def memorisation(
     """Compare the samples' distances to the nearest training photo with the held-out photos'.
 
     Args:
-        train: (N, D) features of the training photos.
+        train: (N, D) features of the training photos, which may be mapped into memory.
         held_out: (H, D) features of photos kept out of training.
         fake: (M, D) features of samples.
         train_gap: (N,) every training photo's distance to the nearest other one, if known already.
         state: as in `neighbours.nearest`.
     """
     train, held_out, fake = as_features(train), as_features(held_out), as_features(fake)
-    gap = nearest(train, train, [1], state=state)[0][:, 0] if train_gap is None else train_gap
     (fake_distance, fake_index), (held_distance, held_index) = (
         (distances[:, 0], index[:, 0])
-        for distances, index in (nearest(features, train, [1], state=state) for features in (fake, held_out))
+        for distances, index in (nearest_in_parts(features, train, [1], state) for features in (fake, held_out))
     )
+    if train_gap is None:  # only where it is asked for; the nearest of all photos to one of them is itself
+        asked, place = torch.cat((fake_index, held_index)).unique(return_inverse=True)
+        gaps = nearest_in_parts(train[asked.to(train.device)].to(fake.device), train, [2], state)[0][:, 0][place]
+    else:
+        gaps = train_gap[torch.cat((fake_index, held_index))]
+    fake_gap, held_gap = gaps.split((len(fake), len(held_out)))
     # Mann-Whitney: pairs in which the sample is nearer, ties counted as a half.
     ordered = held_distance.sort().values
     farther = len(ordered) - torch.searchsorted(ordered, fake_distance, right=True)
@@ -58,14 +63,14 @@ def memorisation(
         "nearer_than_held_out": ((farther + equal / 2).double() / len(ordered)).std(correction=0),
         "median_distance": around.diff().squeeze() / 2 * len(fake) ** 0.5 / held_distance.quantile(0.5),
         "nearer_than_closest_percent": (fake_distance < held_distance.quantile(0.01)).double().std(correction=0),
-        "authpct": 100 * (gap[fake_index] < fake_distance).double().std(correction=0),
+        "authpct": 100 * (fake_gap < fake_distance).double().std(correction=0),
     }
     return Memorisation(
         nearer_than_held_out=float((farther + equal / 2).double().mean() / len(ordered)),
         median_distance=float(fake_distance.quantile(0.5) / held_distance.quantile(0.5)),
         nearer_than_closest_percent=float((fake_distance < held_distance.quantile(0.01)).double().mean()),
-        authpct=100 * float((gap[fake_index] < fake_distance).double().mean()),
-        held_out_authpct=100 * float((gap[held_index] < held_distance).double().mean()),
+        authpct=100 * float((fake_gap < fake_distance).double().mean()),
+        held_out_authpct=100 * float((held_gap < held_distance).double().mean()),
         n_generated=len(fake),
         n_train=len(train),
         n_held_out=len(held_out),

@@ -11,15 +11,19 @@ distance of 0 they are up to 1.4 times too large; far from it, two of them cover
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather
 
 from ..errors import InputError
 from .neighbours import BLOCK, ball_counts, check_ranks, nearest
 
 Features = torch.Tensor | np.ndarray
+
+ROWS = 1 << 14  # features read at a time
 
 
 def as_features(features: Features) -> torch.Tensor:
@@ -34,7 +38,9 @@ def as_features(features: Features) -> torch.Tensor:
             "expected features of shape (N, D) in float32 or float64, "
             f"found {tuple(features.shape)} in {str(features.dtype).removeprefix('torch.')}"
         )
-    if not (finite := torch.isfinite(features).all(1)).all():
+    # In parts: of features that are mapped into memory, only some are there.
+    finite = torch.cat([torch.isfinite(rows).all(1) for rows in features.split(ROWS)])
+    if not finite.all():
         raise InputError(
             f"expected finite features, found NaN or infinity in {int((~finite).sum())} of {len(features)} rows "
             f"(the first is row {int((~finite).nonzero()[0])}); check those images and the extractor"
@@ -72,17 +78,64 @@ def check_count(name: str, value: object, least: int) -> int:
 # tr (S1 S2)^1/2 is the sum of the singular values of R1 R2^T for any roots R^T R = S: no matrix root is ever taken.
 
 
-def mean_and_covariance(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of (N, D) features, in float64. A single feature has covariance 0."""
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean (D,) and scatter (D, D) of features, in float64: two of them make those of both sets.
+
+    The scatter is the sum of the products of deviations from the mean. Merging is that of Chan, Golub and LeVeque
+    1983 (Algorithms for Computing the Sample Variance, equation 2.1): it does not cancel, as sums of squares do.
+    """
+
+    number: int
+    mean: torch.Tensor
+    scatter: torch.Tensor
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Unbiased, (D, D); 0 for a single feature."""
+        return self.scatter / max(1, self.number - 1)
+
+    def merged(self, other: "Moments") -> "Moments":
+        number, step = self.number + other.number, other.mean - self.mean
+        mean = self.mean + step * (other.number / number)
+        spread = torch.outer(step, step) * (self.number * other.number / number)
+        return Moments(number, mean, self.scatter + other.scatter + spread)
+
+    def gaussian(self) -> "Gaussian":
+        return Gaussian(self.mean, _root(self.covariance))
+
+
+def moments(features: Features, state: PartialState | None = None) -> Moments:
+    """The moments of (N, D) features, read once and a part at a time: they may be mapped into memory.
+
+    Args:
+        state: accelerate's state, when every process makes this call, N is at least their number, and each shall read
+            its share.
+    """
+    features = torch.as_tensor(features)
+    if state is not None:
+        own = _moments(features.tensor_split(state.num_processes)[state.process_index])
+        packed = torch.cat([own.mean.new_full((1, len(own.mean)), own.number), own.mean[None], own.scatter])
+        gathered = gather(packed.to(state.device))
+        assert isinstance(gathered, torch.Tensor)
+        parts = gathered.to(features.device).chunk(state.num_processes)
+        return reduce(Moments.merged, (Moments(int(part[0, 0]), part[1], part[2:]) for part in parts))
+    return _moments(features)
+
+
+def _moments(features: torch.Tensor) -> Moments:
+    return reduce(Moments.merged, map(_moments_at_once, features.split(ROWS)))
+
+
+def _moments_at_once(features: torch.Tensor) -> Moments:
     features = as_features(features)
     mean = features.mean(0, dtype=torch.float64)
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
     for rows in features.split(1024):
         rows = rows.double() - mean
         for start in range(0, len(mean), 512):  # the lower triangle, for half the work
-            covariance[start:, start : start + 512].addmm_(rows[:, start:].T, rows[:, start : start + 512])
-    covariance = covariance.tril() + covariance.tril(-1).T
-    return mean, covariance / max(1, len(features) - 1)
+            scatter[start:, start : start + 512].addmm_(rows[:, start:].T, rows[:, start : start + 512])
+    return Moments(len(features), mean, scatter.tril() + scatter.tril(-1).T)
 
 
 @dataclass(frozen=True)
@@ -100,8 +153,7 @@ def fit_gaussian(features: Features) -> Gaussian:
     """
     features = as_features(features)
     if len(features) > features.shape[1]:
-        mean, covariance = mean_and_covariance(features)
-        return Gaussian(mean, _root(covariance))
+        return moments(features).gaussian()
     mean = features.mean(0, dtype=torch.float64)
     return Gaussian(mean, (features.double() - mean) / max(1, len(features) - 1) ** 0.5)
 
@@ -120,11 +172,12 @@ def frechet_distance(mean1: Features, covariance1: Features, mean2: Features, co
         InputError: shapes that do not fit, or a covariance that is not finite, not symmetric or has a negative
             eigenvalue, beyond the rounding error of its type.
     """
-    real, fake = _checked_gaussian(mean1, covariance1, "first"), _checked_gaussian(mean2, covariance2, "second")
+    real, fake = checked_gaussian(mean1, covariance1, "first"), checked_gaussian(mean2, covariance2, "second")
     return frechet_distance_of_gaussians(real, fake)
 
 
-def _checked_gaussian(mean: Features, covariance: Features, which: str) -> Gaussian:
+def checked_gaussian(mean: Features, covariance: Features, which: str) -> Gaussian:
+    """The Gaussian of a mean (D,) and a covariance (D, D); see `frechet_distance` for what is refused."""
     mean, covariance = torch.as_tensor(mean), torch.as_tensor(covariance)
     size = len(mean) if mean.ndim == 1 else 0
     if not size or covariance.shape != (size, size):
@@ -312,7 +365,8 @@ def _distance_and_influence(real: Gaussian, fake: torch.Tensor, wanted: bool) ->
     """
     if not wanted:
         return frechet_distance_of_gaussians(real, fit_gaussian(fake)), torch.empty(0)
-    mean, covariance = mean_and_covariance(fake)
+    found = moments(fake)
+    mean, covariance = found.mean, found.covariance
     difference = mean - real.mean
     eigenvalues, vectors = torch.linalg.eigh(real.root @ covariance @ real.root.T)
     sure = eigenvalues > 1e-12 * eigenvalues[-1]

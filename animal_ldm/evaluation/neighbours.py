@@ -26,6 +26,7 @@ from accelerate.utils import gather, reduce
 from ..errors import InputError
 
 BLOCK = 1024  # rows and columns of a block of distances: 4 MiB in float32
+PART = 1 << 16  # references in memory at a time: 512 MiB of Inception's features
 SPARE = 6  # candidates kept beyond the largest rank, so that the exact order is settled among few
 MANY = 1 / 64  # share of open pairs in a block from which another product is faster than measuring them
 PAIR_BUDGET = 2**18  # float64 numbers held at once while pairs are measured: 2 MiB, within a core's cache
@@ -100,6 +101,24 @@ def nearest(
         for part in rows.split(max(1, block**2 // len(references))) if len(rows) else ():
             distances[part], index[part] = _by_measuring(screen, part, ranks)
     return distances, index
+
+
+def nearest_in_parts(
+    queries: torch.Tensor, references: torch.Tensor, ranks: Sequence[int], state: PartialState | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`nearest` among references on another device, or on disk and mapped into memory: `PART` of them at a time."""
+    if len(references) <= PART:
+        return nearest(queries, references.to(queries.device), ranks, state=state)
+    ranks = check_ranks(ranks, len(references))
+    distances, indices = [], []
+    for start, part in zip(range(0, len(references), PART), references.split(PART), strict=True):
+        known = range(1, min(max(ranks), len(part)) + 1)
+        found, index = nearest(queries, part.to(queries.device), known, state=state)
+        distances.append(found)
+        indices.append(index + start)
+    found, order = torch.cat(distances, 1).sort(1)
+    at = torch.tensor(ranks, device=queries.device) - 1
+    return found[:, at], torch.cat(indices, 1).gather(1, order)[:, at]
 
 
 def _candidates(

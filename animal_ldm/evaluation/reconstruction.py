@@ -21,7 +21,8 @@ from .features import Measurer
 from .images import Images
 from .kernel_distance import kernel_distance
 from .metrics import frechet_distance_of_features
-from .report import Reference, share_recognised, small_sample_note
+from .reference import Reference
+from .report import share_recognised, small_sample_note
 from .results import AutoencoderResult
 
 

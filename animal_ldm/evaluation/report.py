@@ -4,34 +4,24 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from ..sampling import Sampling
 from .features import FeatureSet
 from .kernel_distance import KernelDistance, kernel_distance
 from .memorisation import Memorisation, memorisation
-from .metrics import (
-    Extrapolation,
-    Gaussian,
-    fd_infinity,
-    fit_gaussian,
-    frechet_distance_of_gaussians,
-    neighbourhoods,
-)
-from .neighbours import nearest
+from .metrics import Extrapolation, fd_infinity, fit_gaussian, frechet_distance_of_gaussians, neighbourhoods
 from .newer_metrics import PROJECTIONS, class_coverage, cmmd, rows_of, sliced_wasserstein, vendi_score
-from .probe import Probe, accuracy, fit_probe
+from .probe import accuracy
+from .reference import KS, Reference
 from .resampling import jackknife
 from .results import (
     Better,
     ClassResult,
     Curve,
-    ExtractorInfo,
     FrechetCurves,
     Metric,
     RealPhotos,
@@ -41,7 +31,6 @@ from .results import (
 
 K_STUDENT, K_PAPER = 10, 3  # of precision and recall: the student card's, and Kynkaanniemi's
 K_COVERAGE = 5  # Naeem's
-KS = (3, 5, 10)
 INCEPTION_MINIMUM = 2048
 ABOVE_CEILING = (
     "above real photos: the large balls of outlying photos also cover samples that resemble no photo; read recall and "
@@ -53,49 +42,8 @@ OTHER_CLIP = (
 )
 VENDI = "how many distinct images, by cosine similarity; it grows with N, and noise scores high"
 NOT_FINITE = "not measured: the score it is divided by is 0"
+PART_OF_TRAINING = "not measured: the reference file holds a part of the training photos; copies of others stay hidden"
 ONE_CLASS = "not measured: the photos are of one class, so there is nothing to tell apart"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The real side, measured once for any number of sample sets.
-
-    Samples are compared with the photos of `split`. Photos of the other split take the samples' place to give the
-    floor and the ceiling. The probe is always fitted to `train`, and copies are always looked for there.
-    """
-
-    extractor: ExtractorInfo
-    train: FeatureSet
-    validation: FeatureSet
-    split: str = "train"
-    # Accelerate's state, when every process makes the same calls and the work shall be shared among them.
-    state: PartialState | None = None
-
-    @property
-    def photos(self) -> FeatureSet:
-        return self.train if self.split == "train" else self.validation
-
-    @property
-    def other(self) -> FeatureSet:
-        return self.validation if self.split == "train" else self.train
-
-    @cached_property
-    def gaussian(self) -> Gaussian:
-        return fit_gaussian(self.photos.features)
-
-    @cached_property
-    def radii(self) -> torch.Tensor:
-        """(N, 1 + K): each photo's distance to the nearest of its split, and to the k-th nearest for `KS`."""
-        return nearest(self.photos.features, self.photos.features, (1, *KS), state=self.state)[0]
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the training photos are of more than one class, which a probe can tell apart."""
-        return len(set(self.train.labels or ())) > 1
-
-    @cached_property
-    def probe(self) -> Probe:
-        return fit_probe(self.train.features.cpu(), self.train.labels or ())
 
 
 @dataclass(frozen=True)
@@ -238,7 +186,11 @@ class _Context:
 
     def comparison(self, name: str, label: str, better: Better, k: int | None = None, **more: Any) -> Metric:
         """A metric of distributions, beside the score of real photos and of the samples at the photos' number."""
-        compared = self.compared
+        compared, reference = self.compared, self.reference
+        known, number = len(reference.photos), reference.number(reference.split)
+        if known < number and "n_real" not in more:
+            part = f"against {known:,} of the {number:,} photos, chosen at random"
+            more["note"] = "; ".join(filter(None, (more.get("note"), part)))
         fewer, fewer_std = mean_and_std([found.values[name, k] for found in compared.fewer])
         return self.metric(
             name,
@@ -252,14 +204,14 @@ class _Context:
             **more,
         )
 
-    def ratio(self, name: str, label: str, better: Better, k: int | None = None) -> Iterator[Metric]:
+    def ratio(self, name: str, label: str, better: Better, k: int | None = None, **more: Any) -> Iterator[Metric]:
         """The samples' score over the photos', at the number that both have; nothing where the photos score 0."""
         equal_n, photos = self.compared.equal_n, self.compared.photos.values[name, k]
         if photos is not None and photos > 0:
             scores = [found.values[name, k] for found in self.compared.fewer]
             ratios = [None if score is None else score / photos for score in scores]
             title = label if k is None else f"{label}, k={k}"
-            more = {"n_generated": equal_n, "real_photos": RealPhotos(equal_n, 1.0)}
+            more |= {"n_generated": equal_n, "real_photos": RealPhotos(equal_n, 1.0)}
             yield self.metric(f"{name}_ratio", f"{title} / real photos'", better, ratios, k=k, **more)
 
 
@@ -268,14 +220,16 @@ def distance_metrics(context: _Context) -> Iterator[Metric]:
     extractor, compared = context.reference.extractor, context.compared
     distance, curve, kernel = extractor.distance_name, compared.whole[0].curve, compared.whole[0].kernel
     small = small_sample_note(extractor.name, *context.sample_sets[0].features.shape)
-    yield context.comparison("frechet_distance", distance, "lower", note=small)
-    yield from context.ratio("frechet_distance", distance, "lower")
+    n_real = context.reference.number(context.reference.split)
+    yield context.comparison("frechet_distance", distance, "lower", note=small, n_real=n_real)
+    yield from context.ratio("frechet_distance", distance, "lower", n_real=n_real)
     yield context.comparison(
         "frechet_distance_infinity",
         f"{distance}, N→∞",
         "lower",
         note=extrapolation_note(curve, compared.photos.curve),
         reason=curve.note or NOT_FINITE,
+        n_real=n_real,
     )
     std = float(np.mean([found.kernel.std for found in compared.whole]))
     yield context.comparison(
@@ -348,24 +302,27 @@ def prompt_accuracy(context: _Context) -> Metric:
 
 def memorisation_metrics(context: _Context) -> Iterator[Metric]:
     """How close samples come to training photos, beside held-out photos."""
-    reference = context.reference
-    gap = reference.radii[:, 0] if reference.split == "train" else None
-    train, held_out = reference.train.features, reference.validation.features
-    copies = [memorisation(train, held_out, samples.features, gap, reference.state) for samples in context.sample_sets]
-    for name, label, expected, note in memorisation_rows(copies[0]):
+    reference, number = context.reference, len(context.sample_sets)
+    train, held_out = reference.all_train, reference.validation.features
+    copies = []
+    if train is not None:
+        gap = reference.radii[:, 0] if reference.split == "train" and len(reference.train) == len(train) else None
+        copies = [memorisation(train, held_out, own.features, gap, reference.state) for own in context.sample_sets]
+    for name, label, expected, note in memorisation_rows(copies[0] if copies else None):
         yield context.metric(
             name,
             label,
             "near real photos",
-            [getattr(copy, name) for copy in copies],
-            n_real=len(reference.train),
-            real_photos=RealPhotos(len(reference.validation), expected),
-            standard_error=copies[0].standard_errors.get(name),
+            [getattr(copy, name) for copy in copies] or [None] * number,
+            n_real=reference.number("train"),
+            real_photos=None if expected is None else RealPhotos(len(reference.validation), expected),
+            standard_error=copies[0].standard_errors.get(name) if copies else None,
             note=note,
+            reason=NOT_FINITE if copies else PART_OF_TRAINING,
         )
 
 
-def memorisation_rows(found: Memorisation) -> Iterator[tuple[str, str, float, str]]:
+def memorisation_rows(found: Memorisation | None) -> Iterator[tuple[str, str, float | None, str]]:
     """Field of `Memorisation`, label, what held-out photos score, and how to read it."""
     yield (
         "nearer_than_held_out",
@@ -388,7 +345,7 @@ def memorisation_rows(found: Memorisation) -> Iterator[tuple[str, str, float, st
     yield (
         "authpct",
         "AuthPct",
-        found.held_out_authpct,
+        found and found.held_out_authpct,
         "percentage of samples farther from their nearest training photo than that photo is from its own nearest",
     )
 

@@ -55,6 +55,7 @@ class DataInfo:
     digests: dict[str, str]  # {split: SHA-256 over the photos}
     classes: dict[str, int]  # {class: photos in the reference split}, most common first
     image_size: int  # side, in pixels
+    reference_file: str | None = None  # SHA-256 of the file that the photos' statistics come from; None: from photos
 
 
 @dataclass(frozen=True)

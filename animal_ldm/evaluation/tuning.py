@@ -25,12 +25,11 @@ from ..errors import InputError
 from ..files import write_json
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..schedulers import schedulers_for
-from .evaluate import measure_reference
 from .features import FeatureSet, Measurer
 from .images import Images
 from .kernel_distance import kernel_distance, kernel_distance_difference
 from .metrics import neighbourhoods
-from .report import Reference
+from .reference import Reference, measure_reference
 from .samples import CachedSampler, classes_of_samples
 from .tuning_results import (
     Confirmation,

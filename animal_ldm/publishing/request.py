@@ -33,7 +33,7 @@ class ModelSource:
 
     model: Path  # pipeline folder with its training_report.json
     results: tuple[Path, ...] = ()  # folders that `animal-ldm evaluate` wrote
-    publish_photos: bool = False  # whether plots that show training photos are published too
+    publish_photos: bool = False  # whether plots that show training photos, and their statistics, are published too
     variant: str | None = None  # "fp16" adds weights in half precision
     seed: int = 0  # of the card's sample of the first class; the other classes take the seeds after it
 

@@ -21,6 +21,7 @@ from ..digest import pipeline_digest
 from ..errors import InputError
 from ..evaluation.gallery import read_gallery
 from ..evaluation.page import write_page
+from ..evaluation.reference import copy_reference
 from ..evaluation.results import folder_name, plots_folder, read_results
 from ..files import without_nan, write_json, write_text
 from ..loading import check_pipeline_folder, load_pipeline, seal
@@ -55,6 +56,7 @@ PLOTS = {
     "fd_curve.png": "The Fréchet distance against 1/N shows how far it depends on the number of samples",
     "sweep.png": "The Fréchet distance, precision and recall along the sweep",
 }
+REFERENCE = "reference.npz"  # statistics of photos; on request too, since features can tell much of a photo
 PLOTS_OF_PHOTOS = {"nearest.png": "Samples beside the nearest photos of the training set"}
 
 
@@ -210,6 +212,8 @@ def stage_evaluations(
                 shutil.copyfile(plot, out / place / file)
                 plots[(place / file).as_posix()] = caption
         write_page(published, images, out / place / "report.html")
+        if source.publish_photos and own.extractor == results.extractor and (folder / REFERENCE).is_file():
+            copy_reference(folder / REFERENCE, out / place / REFERENCE, published.data.name)
         yield Evaluation(published, plots)
 
 

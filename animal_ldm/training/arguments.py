@@ -22,7 +22,8 @@ from .kinds import Content, Free, Identity, Irrelevant
 class DataOptions:
     """Photos to train on, and folders."""
 
-    # Prepared dataset, as `animal-ldm prepare` writes it.
+    # Prepared dataset, as `animal-ldm prepare` writes it. Also the URL of one in shards, such as hf://datasets/user/name
+    # or https://…: photos are then read from there to be encoded, and not kept.
     data: Content[str]
     # Folder for the result with its report, for sample images, logs and checkpoints.
     output_dir: Irrelevant[str]

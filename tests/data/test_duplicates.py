@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from animal_ldm.data import duplicates
-from animal_ldm.data.duplicates import near_duplicates, thumbnail
+from animal_ldm.data.duplicates import thumbnail
 
 from .photos_on_disk import photo
 
@@ -23,6 +23,10 @@ CHANGES = {
     "grey": lambda image: image.convert("L"),
     "mirrored": ImageOps.mirror,
 }
+
+
+def near_duplicates(thumbnails: list[bytes]):
+    return duplicates.near_duplicates(np.frombuffer(b"".join(thumbnails), np.uint8))
 
 
 @pytest.fixture

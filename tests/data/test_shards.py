@@ -4,20 +4,23 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from fsspec.implementations.memory import MemoryFileSystem
 
+from animal_ldm.commands.caption import main as caption_command
 from animal_ldm.data import prepare as preparation
 from animal_ldm.data import shards
-from animal_ldm.data.captioning import read_photos
 from animal_ldm.data.prepared import load_split
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation.images import images_of_dataset
 from animal_ldm.publishing.datasets import stage_dataset
 
+from .captioners import save
 from .photos_on_disk import contents, write_photos
 from .test_prepare import prepare
 
@@ -133,8 +136,59 @@ def test_shards_are_staged_for_the_hub(pets, tmp_path, small_shards):
     assert all(staged[name] == data for name, data in contents(tmp_path / "out").items() if name.endswith("parquet"))
     assert "in Parquet files" in staged["README.md"].decode()
     assert json.loads(staged["preparation_report.json"])["arguments"]["format"] == "shards"
-    with pytest.raises(InputError, match="shards, whose captions cannot be changed"):
-        read_photos(tmp_path / "out")
+
+
+def test_a_model_captions_shards_as_it_does_folders(pets, tmp_path, small_shards):
+    model = save("blip", tmp_path / "blip-tiny")
+    for format_ in ("folders", "shards"):
+        prepare(pets, tmp_path / format_, "--format", format_)
+        options = ["--model", str(model), "--device", "cpu", "--max_new_tokens", "8", "--batch_size", "4"]
+        caption_command([str(tmp_path / format_), *options])
+    images = contents(tmp_path / "shards")
+    for name in ("train", "validation"):
+        folder, packed = (load_split(tmp_path / format_, name) for format_ in ("folders", "shards"))
+        assert tuple(packed.captions) == folder.captions and tuple(packed.sources) == folder.sources
+        assert packed.source_counts["model:blip-tiny"] == len(packed)
+        packed.verify()
+    reports = [json.loads((tmp_path / x / "preparation_report.json").read_text()) for x in ("folders", "shards")]
+    assert reports[0]["captioners"] == reports[1]["captioners"]
+    caption_command([str(tmp_path / "shards"), *options])
+    assert contents(tmp_path / "shards") == images
+    first, *_ = sorted((tmp_path / "shards" / "train").iterdir())
+    first.unlink()  # the captions are lost with it, and the report says so
+    assert prepare(pets, tmp_path / "shards", "--format", "shards")["captioners"] == []
+
+
+def test_shards_elsewhere_are_read_from_there_and_not_kept(pets, tmp_path, small_shards, monkeypatch):
+    monkeypatch.setenv("ANIMAL_LDM_CACHE", str(tmp_path / "cache"))
+    prepare(pets, tmp_path / "out", "--format", "shards")
+    store, url = fsspec.filesystem("memory"), "memory://bucket/photos"
+    store.put(str(tmp_path / "out"), "/bucket/photos", recursive=True)
+    for name in ("train", "validation"):
+        here, there = load_split(tmp_path / "out", name), load_split(url, name)
+        for field in ("files", "captions", "labels", "attributes", "sources", "digests"):
+            assert tuple(getattr(here, field)) == tuple(getattr(there, field))
+        assert here.fingerprint == there.fingerprint
+        there.verify()
+        assert np.array_equal(here.image(3), there.image(3))
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path.suffix for path in kept] == [".arrow", ".arrow"]
+    assert not any(b"PNG" in path.read_bytes() for path in kept)
+
+    opened, times = MemoryFileSystem._open, []
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda *args, **more: times.append(1) or opened(*args, **more))
+    there = load_split(url, "train")  # its metadata are here already
+    before, shards_there = len(times), len(there.shards.files)
+    assert before == shards_there
+    for index in range(len(there)):  # each row group once
+        there.photo_bytes(index)
+    assert len(times) - before == len(there.shards.groups)
+
+    store.rm("/bucket/photos/train/" + there.shards.files[1].name)
+    with pytest.raises(InputError, match="not all of them"):
+        load_split(url, "train")
+    with pytest.raises(InputError, match="hf://datasets/user/name"):
+        load_split("nothing://there", "train")
 
 
 def test_hostile_shards_are_refused_with_a_sentence(pets, tmp_path):

@@ -12,7 +12,7 @@ from animal_ldm.errors import InputError
 from animal_ldm.evaluation.compare import compare_models
 from animal_ldm.evaluation.comparison_sources import Source, find_sources, same_seeds
 from animal_ldm.evaluation.features import FeatureSet
-from animal_ldm.evaluation.report import Reference
+from animal_ldm.evaluation.reference import Reference
 from animal_ldm.evaluation.results import ExtractorInfo, Measurement, ModelInfo, RealPhotos, Results, read_results
 from animal_ldm.files import write_json
 from tests.evaluation.test_results import EXTRACTOR, feature_set, results_of

@@ -241,6 +241,97 @@ def test_inception_keeps_its_names_and_labels_few_samples(prepared, inception_st
     assert "fewer than 2,048 samples" in capsys.readouterr().out
 
 
+# Statistics of photos in a file
+
+
+def near(value):
+    return None if value is None else pytest.approx(value, rel=1e-9)
+
+
+def by_file(model, file, out, extractor, *more):
+    """Results of a model against the photos of a file."""
+    fixed = ["--out", str(out), "--workers", "0", "--device", "cpu", "--extractor", str(extractor)]
+    main([str(model), "--reference", str(file), *fixed, *more])
+    results = read_results(out / "results.json")
+    results.check()
+    return results
+
+
+def test_a_file_of_statistics_gives_what_the_photos_give(run, tiny_pipeline_folder, tiny_resnet, tmp_path, capsys):
+    file = tmp_path / "new" / "reference.npz"
+    expected, *_ = run(tiny_pipeline_folder, "-n", "24", "--steps", "1", "--save_reference", str(file))
+    found = by_file(tiny_pipeline_folder, file, tmp_path / "by file", tiny_resnet, "-n", "24", "--steps", "1")
+    assert found.data == replace(expected.data, reference_file=hashlib.sha256(file.read_bytes()).hexdigest())
+    assert found.per_class == expected.per_class and found.sampling == expected.sampling
+    for one, other in zip(found.metrics, expected.metrics, strict=True):
+        assert one.value == near(other.value)
+        assert one.real_photos == replace(other.real_photos, value=near(other.real_photos.value))
+        assert (one.n_real, one.note) == (other.n_real, other.note)
+    assert not (tmp_path / "by file" / "nearest.png").exists()
+    with np.load(file) as arrays:  # what other programs look for
+        assert arrays["mu"].shape == (12,) and arrays["sigma"].shape == (12, 12)
+
+
+def test_a_part_of_the_photos(run, tiny_pipeline_folder, tiny_resnet, tmp_path):
+    """The Frechet distance and copies see all photos, the rest the part, and the file says what it cannot give."""
+    file, common = tmp_path / "reference.npz", ("-n", "24", "--steps", "1")
+    whole, *_ = run(tiny_pipeline_folder, *common)
+    part, *_ = run(tiny_pipeline_folder, *common, "--subset", "20", "--save_reference", str(file), "--reconstructions")
+    copies = {"nearer_than_held_out", "median_distance", "nearer_than_closest_percent", "authpct"}
+    for metric in part.metrics:
+        of_all = metric.name.startswith("frechet_distance") or metric.name in copies
+        assert metric.n_real == (60 if of_all else 20), metric.name
+    assert part.find("frechet_distance").value == pytest.approx(whole.find("frechet_distance").value, rel=1e-10)
+    assert part.find("median_distance").real_photos.n == 20
+    assert "against 20 of the 60 photos" in part.find("recall", 10).note
+    assert part.find("kernel_distance").value != whole.find("kernel_distance").value
+    assert part.autoencoder.n == 20
+    assert part.data == whole.data
+    found = by_file(tiny_pipeline_folder, file, tmp_path / "by file", tiny_resnet, *common)
+    for one, other in zip(found.metrics, part.metrics, strict=True):
+        if one.name in copies:
+            assert one.value is None and "copies of others stay hidden" in one.note and one.n_real == 60
+        else:
+            assert one.value == near(other.value) and one.note == other.note
+
+
+def test_files_of_statistics_that_do_not_fit(run, tiny_pipeline_folder, tiny_resnet, tmp_path):
+    tiny_clip(tmp_path / "clip")
+    file, damaged, foreign = tmp_path / "reference.npz", tmp_path / "damaged.npz", tmp_path / "fid.npz"
+    run(tiny_pipeline_folder, "-n", "12", "--steps", "1", "--save_reference", str(file))
+    damaged.write_bytes(file.read_bytes()[:5000])
+    np.savez(foreign, mu=np.zeros(12), sigma=np.eye(12))
+    for path, extractor, message in (
+        (file, tmp_path / "clip", "measured with another weights of the extractor"),
+        (damaged, tiny_resnet, "is not a file that"),
+        (foreign, tiny_resnet, "other programs lack"),
+        (tmp_path / "none.npz", tiny_resnet, "not found"),
+    ):
+        with pytest.raises(InputError, match=message):
+            by_file(tiny_pipeline_folder, path, tmp_path / "out", extractor, "-n", "12", "--steps", "1")
+    with np.load(file) as arrays:
+        changed = dict(arrays) | {"sigma": np.full((12, 12), np.nan)}
+    np.savez(file, **changed)
+    with pytest.raises(InputError, match="finite mean and covariance of the reference's Gaussian"):
+        by_file(tiny_pipeline_folder, file, tmp_path / "out", tiny_resnet, "-n", "12", "--steps", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either --data"),
+        ({"data": Path("data"), "reference": Path("a.npz")}, "either --data"),
+        ({"reference": Path("a.npz"), "reconstructions": True}, "--reconstructions needs the photos"),
+        ({"reference": Path("a.npz"), "prompts": "data", "split": "train"}, "--split, --prompts data need the photos"),
+        ({"reference": Path("a.npz"), "extractor": "clip,inception"}, "of one extractor"),
+        ({"data": Path("data"), "subset": 5}, "--subset must be at least 12"),
+    ],
+)
+def test_what_a_file_of_statistics_cannot_give(options, message):
+    with pytest.raises(InputError, match=message):
+        check(EvaluateArguments(model="model", **options))
+
+
 # Several extractors
 
 

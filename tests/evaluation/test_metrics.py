@@ -29,7 +29,7 @@ from animal_ldm.evaluation.metrics import (
     frechet_distance,
     frechet_distance_of_features,
     frechet_distance_of_gaussians,
-    mean_and_covariance,
+    moments,
     neighbourhoods,
     precision_recall,
 )
@@ -188,7 +188,9 @@ def test_frechet_distance_equals_clean_fid_and_torch_fidelity(n, m):
     fidelity = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
     assert found == pytest.approx(clean, rel=1e-6)
     assert found == pytest.approx(fidelity, rel=1e-6)
-    assert found == pytest.approx(frechet_distance(*mean_and_covariance(real), *mean_and_covariance(fake)), rel=1e-6)
+    of_real, of_fake = moments(real), moments(fake)
+    covariances = frechet_distance(of_real.mean, of_real.covariance, of_fake.mean, of_fake.covariance)
+    assert found == pytest.approx(covariances, rel=1e-6)
 
 
 def test_frechet_distance_of_ill_conditioned_gaussians():
@@ -222,9 +224,24 @@ def test_frechet_distance_closed_form():
 
 def test_covariance_is_numpys():
     features = gaussians(500, 1, 300)[0]
-    mean, covariance = mean_and_covariance(features)
-    np.testing.assert_allclose(mean, features.mean(0, dtype=np.float64), rtol=1e-12)
-    np.testing.assert_allclose(covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-15)
+    found = moments(features)
+    np.testing.assert_allclose(found.mean, features.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("mean", [0, 1e4])
+def test_moments_of_parts_are_those_of_the_whole(monkeypatch, mean):
+    """Sums of squares would lose seven digits at a mean of 1e4."""
+    features = torch.from_numpy(gaussians(1000, 1, 24)[0]).double() + mean
+    whole = moments(features)
+    monkeypatch.setattr(metrics, "ROWS", 300)
+    merged = moments(features)
+    assert merged.number == 1000
+    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-10, atol=1e-10 * whole.covariance.max())
+    other = fit_gaussian(torch.from_numpy(gaussians(1, 500, 24)[1]).double() + mean)
+    distance = frechet_distance_of_gaussians(whole.gaussian(), other)
+    assert frechet_distance_of_gaussians(merged.gaussian(), other) == pytest.approx(distance, rel=1e-10)
 
 
 def test_equal_sets():
@@ -495,7 +512,8 @@ def test_what_is_no_covariance_is_refused(covariance, message):
 def test_singular_and_float32_covariances_are_taken():
     """Their eigenvalues lie below 0 by rounding alone."""
     features = gaussians(20, 1, 64)[0]
-    mean, covariance = mean_and_covariance(features)
+    found = moments(features)
+    mean, covariance = found.mean, found.covariance
     assert frechet_distance(mean, covariance.float(), mean, covariance) == pytest.approx(0, abs=1e-3)
 
 
@@ -533,12 +551,24 @@ def test_two_processes_count_the_same(tmp_path):
     script.write_text(
         textwrap.dedent(f"""
         import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
         from accelerate import PartialState
         from test_metrics import gaussians
-        from animal_ldm.evaluation.metrics import neighbourhoods
+        from animal_ldm.evaluation import features
+        from animal_ldm.evaluation.metrics import moments, neighbourhoods
         state = PartialState(cpu=True)
         assert state.num_processes == 2
-        found = neighbourhoods(*gaussians(300, 250, 64), [3, 5], block=64, state=state)
+        real, fake = gaussians(300, 251, 64)
+        found = neighbourhoods(real, fake, [3, 5], block=64, state=state)
+        own, alone = moments(fake, state), moments(fake)
+        assert own.number == 251 and abs(own.mean - alone.mean).max() < 1e-14
+        assert abs(own.covariance - alone.covariance).max() < 1e-12 * alone.covariance.max()
+        features.GATHERED, got = 7, []
+        rows = features._Rows(len(fake), got.append, state)
+        for part in torch.tensor(fake[state.process_index :: 2]).split(5):
+            rows.add(part)
+        rows.finish()
+        assert torch.equal(torch.cat(got), torch.tensor(fake))
         print(found, flush=True) if state.process_index == 1 else None
         state.destroy_process_group()
         """)
@@ -551,4 +581,4 @@ def test_two_processes_count_the_same(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(neighbourhoods(*gaussians(300, 250, 64), [3, 5]))
+    assert run.stdout.strip() == str(neighbourhoods(*gaussians(300, 251, 64), [3, 5]))

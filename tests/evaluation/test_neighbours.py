@@ -5,7 +5,7 @@ import torch
 
 from animal_ldm.errors import InputError
 from animal_ldm.evaluation import neighbours
-from animal_ldm.evaluation.neighbours import ball_counts, nearest
+from animal_ldm.evaluation.neighbours import ball_counts, nearest, nearest_in_parts
 
 
 def brute_force(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,19 @@ def test_nearest_in_another_set(kind):
     distances, index = nearest(x, y, RANKS, block=32)
     assert torch.equal(distances, expected)
     assert torch.equal(brute_force(x, y).gather(1, index), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearest_in_parts(kind, monkeypatch):
+    """The last part holds fewer than the largest rank."""
+    x, y = features(kind), features(kind, n=67, seed=1)
+    expected = nearest(x, y, RANKS)[0]
+    monkeypatch.setattr(neighbours, "PART", 30)
+    distances, index = nearest_in_parts(x, y, RANKS)
+    assert torch.equal(distances, expected)
+    assert torch.equal(brute_force(x, y).gather(1, index), expected)
+    # among all of its own set, the nearest to a feature but itself is the second
+    assert torch.equal(nearest_in_parts(y[:9], y, [2])[0], nearest(y, y, [1])[0][:9])
 
 
 @pytest.mark.parametrize("kind", KINDS)

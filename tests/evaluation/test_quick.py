@@ -7,12 +7,12 @@ import pytest
 
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.evaluation import extractors
-from animal_ldm.evaluation.evaluate import measure_reference
 from animal_ldm.evaluation.extractors import load_extractor
 from animal_ldm.evaluation.features import Measurer
 from animal_ldm.evaluation.images import images_of_dataset
 from animal_ldm.evaluation.kernel_distance import kernel_distance
 from animal_ldm.evaluation.quick import QuickSettings, quick_evaluation
+from animal_ldm.evaluation.reference import measure_reference
 from animal_ldm.evaluation.samples import CachedSampler, classes_of_samples
 from animal_ldm.sampling import Sampling
 

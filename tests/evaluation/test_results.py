@@ -14,7 +14,8 @@ from animal_ldm.evaluation.features import FeatureSet
 from animal_ldm.evaluation.gallery import SamplesAndPhotos, gallery, read_gallery
 from animal_ldm.evaluation.images import images_of_dataset
 from animal_ldm.evaluation.page import write_page
-from animal_ldm.evaluation.report import Reference, measure
+from animal_ldm.evaluation.reference import Reference
+from animal_ldm.evaluation.report import measure
 from animal_ldm.evaluation.results import (
     AutoencoderResult,
     DataInfo,

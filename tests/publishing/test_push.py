@@ -13,11 +13,13 @@ import pytest
 
 import push_to_hub
 from animal_ldm import cli
+from animal_ldm.commands.prepare import main as prepare_command
 from animal_ldm.commands.push import main
 from animal_ldm.errors import InputError
 from animal_ldm.publishing import failures
 from animal_ldm.publishing import hub as publishing_hub
 
+from ..data.photos_on_disk import write_photos
 from .hub_server import TOKEN, Fault, small_file
 
 PUSH = ["--repo_id", "user/model"]
@@ -72,6 +74,26 @@ def test_dry_run_without_network(model, online, no_smoke_test, capsys, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     main([str(model), *PUSH, "--dry_run"])
     assert "what would change is unknown: no connection to the Hub" in capsys.readouterr().out
+
+
+def test_a_dataset_in_shards(hub, logged_in, tmp_path, capsys, monkeypatch):
+    """A dry run, a push, and the same push again."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    write_photos(tmp_path / "pets" / "cat", 12, first_seed=0)
+    options = ["--image_size", "32", "--workers", "1", "--format", "shards", "--license", "cc0-1.0"]
+    prepare_command([str(tmp_path / "pets"), str(tmp_path / "data"), *options])
+    push = ["--dataset", str(tmp_path / "data"), "--repo_id", "user/photos"]
+    capsys.readouterr()
+    main([*push, "--dry_run"])
+    out = capsys.readouterr().out
+    assert hub.repositories == {} and "5 files," in out and "would upload 5," in out
+    assert "train/00000-of-00001.parquet" in out and "validation/00000-of-00001.parquet" in out
+    main(push)
+    there = hub.files("user/photos", kind="dataset")
+    assert there["train/00000-of-00001.parquet"] == (tmp_path / "data/train/00000-of-00001.parquet").read_bytes()
+    capsys.readouterr()
+    main(push)
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_statements_reach_the_card(model, hub, logged_in, no_smoke_test, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from animal_ldm import AnimalLDMPipeline
 from animal_ldm.digest import encoder_digest, pipeline_digest
 from animal_ldm.errors import InputError
+from animal_ldm.evaluation.features import FeatureSet
 from animal_ldm.evaluation.gallery import Gallery, Group, Neighbour, Pair, Tile
+from animal_ldm.evaluation.reference import Reference, save_reference
 from animal_ldm.evaluation.results import Measurement, read_results
 from animal_ldm.html import data_uri
 from animal_ldm.loading import store_sampling_defaults
@@ -180,10 +183,21 @@ def test_half_precision_beside_the_others(model, tmp_path, no_smoke_test):
 
 
 def test_plots_of_training_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
+    results = read_results(evaluation / "results.json")
+    features = [FeatureSet(torch.rand(number, 4), None) for number in (30, 20)]
+    save_reference(Reference(results.extractor, *features), results.data, evaluation / "reference.npz")
     stage(model, tmp_path / "without", [evaluation])
     stage(model, tmp_path / "with", [evaluation], publish_photos=True)
-    assert files_of(tmp_path / "with") - files_of(tmp_path / "without") == {"evaluation/squeezenet/nearest.png"}
+    added = {f"evaluation/squeezenet/{name}" for name in ("nearest.png", "reference.npz")}
+    assert files_of(tmp_path / "with") - files_of(tmp_path / "without") == added
     assert "nearest.png" not in (tmp_path / "without/README.md").read_text()
+    with (
+        np.load(evaluation / "reference.npz") as before,
+        np.load(tmp_path / "with/evaluation/squeezenet/reference.npz") as staged,
+    ):
+        assert all(np.array_equal(before[name], staged[name]) for name in ("mu", "sigma", "train", "validation"))
+        names = [json.loads(arrays["about"].tobytes())["data"]["name"] for arrays in (before, staged)]
+    assert names == ["prepared", STATEMENTS.dataset_title or ""]
 
 
 def test_report_has_public_names_and_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
