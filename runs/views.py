@@ -4,8 +4,8 @@ usage: python runs/views.py SOURCE PREPARED OUT [--views 2] [--seed 423432]
 
 SOURCE: the photos, in the layout of the Kaggle set. PREPARED: what `animal-ldm prepare` made of them.
 OUT: a copy of PREPARED whose training split has `--views` more squares of every photo, with the captions of the photo.
-A square has 0.85 to 1 of the side of the prepared one, within a tenth of the side of its place. The validation split is
-the same. Near duplicates by design: for training alone, not for `evaluate` or `push`.
+A square has 0.85 to 1 of the side of the prepared one, within a tenth of the side of its place. The validation split
+is the same. Near duplicates by design: for training alone, not for `evaluate` or `push`.
 """
 
 import argparse
