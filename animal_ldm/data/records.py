@@ -102,8 +102,9 @@ class PhotoRecord:
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "PhotoRecord":
         """The record that `asdict` made these values of. What many have in common is in memory once."""
-        record = cls(**values | {"wrong_label_lines": tuple(values["wrong_label_lines"])})
-        record.skipped, record.crop = map(sys.intern, (record.skipped, record.crop))
+        shared: dict[str, Any] = {name: sys.intern(values[name]) for name in ("skipped", "crop")}
+        shared["wrong_label_lines"] = tuple(values["wrong_label_lines"])
+        record = cls(**values | shared)
         if record.attributes is not None:
             record.attributes = Attributes.parse(record.attributes)
         return record
