@@ -20,7 +20,7 @@ from .gallery import SamplesAndPhotos, gallery
 from .images import Images
 from .page import write_page
 from .reconstruction import measure_reconstructions, reconstruct
-from .reference import SUBSET, Reference, measure_references, read_reference, save_reference, subset_of
+from .reference import SUBSET, Reference, measure_references, part_of, read_reference, save_reference
 from .report import measure
 from .results import (
     AutoencoderResult,
@@ -143,12 +143,7 @@ def real_side(
         _ = references[0].moments  # which all processes compute together
         if measurer.is_main_process:
             save_reference(references[0], data, settings.save_reference)
-    subsets = {name: subset_of(len(images), settings.subset) for name, images in photos.items()}
-    some = {
-        name: images if len(images) == len(subsets[name]) else images.take(subsets[name])
-        for name, images in photos.items()
-    }
-    return references, data, some
+    return references, data, {name: part_of(images, settings.subset) for name, images in photos.items()}
 
 
 def describe_data(photos: Mapping[str, Images], settings: EvaluationSettings) -> DataInfo:

@@ -11,7 +11,6 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from ..errors import InputError
 from ..files import whole_file
 from .extractors import Extractor, resize
 from .images import Images
+from .neighbours import from_all
 
 GATHERED = 1024  # features of each process that are exchanged at a time
 
@@ -116,7 +116,7 @@ class Measurer:
         paths = {extractor: self.cache / f"{_fingerprint(digest, extractor)}.npy" for extractor in extractors}
         there = torch.tensor([path.is_file() for path in paths.values()])
         if self.state:  # all must find the same missing, also where they have a disk each
-            there = _from_all(there.int(), self.state).view(-1, len(paths)).bool().all(0)
+            there = torch.stack(from_all(there.int(), self.state)).bool().all(0)
         missing = [path for path, found in zip(paths.items(), there.tolist(), strict=True) if not found]
         if missing:
             with ExitStack() as files:
@@ -183,7 +183,7 @@ class _Rows:
         if self.state:
             padded = torch.zeros(number, own.shape[1])  # the last processes may have a row less
             padded[: len(own)] = own
-            own = _from_all(padded, self.state).unflatten(0, (self.processes, number)).transpose(0, 1).flatten(0, 1)
+            own = torch.stack(from_all(padded, self.state), 1).flatten(0, 1)
         self.sink(own[: self.number - self.done * self.processes])
         self.done += number
 
@@ -195,13 +195,6 @@ def _append(file: BinaryIO, number: int, rows: torch.Tensor) -> None:
         header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (number, array.shape[1])}
         np.lib.format.write_array_header_1_0(file, header)
     file.write(array.data)
-
-
-def _from_all(x: torch.Tensor, state: PartialState) -> torch.Tensor:
-    """This tensor of every process, one after the other along the first axis."""
-    gathered = gather(x.to(state.device))
-    assert isinstance(gathered, torch.Tensor)
-    return gathered.cpu()
 
 
 def _fingerprint(images_digest: str, extractor: Extractor) -> str:

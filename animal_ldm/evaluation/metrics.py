@@ -16,10 +16,9 @@ from functools import reduce
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather
 
 from ..errors import InputError
-from .neighbours import BLOCK, ball_counts, check_ranks, nearest
+from .neighbours import BLOCK, ball_counts, check_ranks, from_all, nearest
 
 Features = torch.Tensor | np.ndarray
 
@@ -116,9 +115,7 @@ def moments(features: Features, state: PartialState | None = None) -> Moments:
     if state is not None:
         own = _moments(features.tensor_split(state.num_processes)[state.process_index])
         packed = torch.cat([own.mean.new_full((1, len(own.mean)), own.number), own.mean[None], own.scatter])
-        gathered = gather(packed.to(state.device))
-        assert isinstance(gathered, torch.Tensor)
-        parts = gathered.to(features.device).chunk(state.num_processes)
+        parts = from_all(packed, state)
         return reduce(Moments.merged, (Moments(int(part[0, 0]), part[1], part[2:]) for part in parts))
     return _moments(features)
 

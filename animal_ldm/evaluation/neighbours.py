@@ -147,7 +147,7 @@ def _candidates(
         if once and rows != columns:
             keep_smallest(columns, bounds.T, rows.start)
     if state is not None:
-        lower, index = (torch.cat(_from_all(x, state), 1) for x in (lower, index))
+        lower, index = (torch.cat(from_all(x, state), 1) for x in (lower, index))
         lower, order = lower.topk(kept, largest=False)
         index = index.gather(1, order)
     return lower, index
@@ -412,7 +412,7 @@ def _distances(a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / scale
 
 
-def _from_all(x: torch.Tensor, state: PartialState) -> tuple[torch.Tensor, ...]:
+def from_all(x: torch.Tensor, state: PartialState) -> tuple[torch.Tensor, ...]:
     """This tensor of every process, in the order of the processes."""
     gathered = gather(x.to(state.device))
     assert isinstance(gathered, torch.Tensor)

@@ -37,6 +37,11 @@ def subset_of(number: int, most: int = SUBSET) -> Sequence[int]:
     return sorted(np.random.default_rng(SUBSET_SEED).permutation(number)[:most].tolist())
 
 
+def part_of(images: Images, most: int) -> Images:
+    """The images of a split that stand for all, see `subset_of`."""
+    return images if len(images) <= most else images.take(subset_of(len(images), most))
+
+
 @dataclass(frozen=True)
 class Reference:
     """The real side, measured once for any number of sample sets.
@@ -123,7 +128,7 @@ def measure_references(
     for name in ("train", "validation"):
         images = photos[name]
         if name not in ("train", split):  # nothing looks at the others
-            images = images.take(subset_of(len(images), subset))
+            images = part_of(images, subset)
         splits[name] = measurer.stored_sets(images, f"{name} photos")
     found = []
     for extractor, *sets in zip(measurer.extractors, *splits.values(), strict=True):

@@ -36,7 +36,7 @@ from .cost import autoencoder_record
 from .crops import center_crop, pixel_array, random_crops
 from .discriminator import FeatureDiscriminator, PatchDiscriminator, adaptive_weight, fooling_loss, hinge_loss
 from .ema import EMA
-from .equivariance import Transform, random_transform
+from .equivariance import Transform, least_image_size, random_transform
 from .execution import Execution
 from .guard import guarded
 from .models import autoencoder_architecture, build_autoencoder, downsample_factor
@@ -74,7 +74,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     vae = load_or_build(arguments)
     earlier = autoencoder_record(arguments.pretrained) if arguments.pretrained else None
     latent_size = size // downsample_factor(vae)
-    least = 128 if arguments.perceptual_weight else 32  # LPIPS needs 32 px
+    least = least_image_size(arguments.perceptual_weight > 0)
     if arguments.equivariance and (latent_size % 4 or size < least):
         raise InputError(
             f"--equivariance downsamples to a quarter: it needs an --image_size of at least {least} and latents with a"

@@ -23,6 +23,11 @@ class Transform:
         return maps.rot90(self.quarters, dims=(2, 3))
 
 
+def least_image_size(with_lpips: bool) -> int:
+    """The smallest side of images, in pixels, of which a quarter is enough: LPIPS needs 32."""
+    return 128 if with_lpips else 32
+
+
 def random_transform(generator: torch.Generator, fraction: float) -> Transform:
     """With probability `fraction` a scale of 1/4, 1/2, 3/4 or 1 and a rotation; otherwise the identity."""
     transformed = torch.rand((), generator=generator).item() < fraction

@@ -23,6 +23,7 @@ from ..released import RELEASED_MODEL
 from ..sampling import Sampling, quiet, sample_images
 from ..training.arguments import AutoencoderArguments, TrainingArguments
 from ..training.autoencoder import train as train_autoencoder
+from ..training.equivariance import least_image_size
 from ..training.text_to_image import train as train_text_to_image
 from .job import Job, seconds_of
 from .measuring import measure_the_model, tune_the_guidance
@@ -151,8 +152,7 @@ def train_the_autoencoder(job: Job) -> None:
             preset="tiny" if on_cpu else "small",
             latent_channels=8,
             kl_weight=0.1,
-            # it downsamples to a quarter, which leaves too little of smaller images for LPIPS
-            equivariance=0.2 if job.settings.image_size >= (128 if job.has_squeezenet else 32) else 0.0,
+            equivariance=0.2 if job.settings.image_size >= least_image_size(job.has_squeezenet) else 0.0,
             ema_half_life=3000,
         )
     train_autoencoder(arguments)
