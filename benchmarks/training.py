@@ -141,7 +141,7 @@ def training(arguments: BenchmarkArguments, folder: str, steps: int) -> Training
         report_to="none",
         cache_dir=f"{folder}/cache",
         mixed_precision=arguments.mixed_precision,
-        compile=arguments.compile,
+        compile="yes" if arguments.compile else "no",
     )
 
 
@@ -155,8 +155,8 @@ def baselines(
     # to, of diffusers, takes no memory format
     other = torch.nn.Module.to(copy.deepcopy(unet), memory_format=torch.channels_last)  # pyright: ignore
     if arguments.compile:
-        unet.compile()
-        other.compile()
+        unet.compile(dynamic=False)
+        other.compile(dynamic=False)
     bare, channels_last = BareStep(unet, execution), BareStep(other, execution)
     stable_diffusion_vae = build_autoencoder("large", SIZE, 8, 4).to(device) if arguments.encoding_steps else None
     images = torch.rand(size, 3, SIZE, SIZE, device=device) * 2 - 1

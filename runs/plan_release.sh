@@ -15,7 +15,7 @@ if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     autoencoder=(--preset small --num_epochs 24 --batch_size 32 --learning_rate 4e-4)
     decoder=(--num_epochs 6 --batch_size 32)
     unet=(--dropout 0.1 --num_epochs 400 --batch_size 256 --learning_rate 1e-3 --num_warmup_steps 500
-          --ema_half_life 500000 --compile --eval_every 500000 --eval_extractor squeezenet
+          --ema_half_life 500000 --compile yes --eval_every 500000 --eval_extractor squeezenet
           --extractor_weights "$squeezenet" --validate_every 500000 --checkpoint_every 250000)
     processes=()
 else

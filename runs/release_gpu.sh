@@ -165,7 +165,7 @@ if [ "${REHEARSAL:-}" = "" ]; then
     autoencoder_options=(--batch_size 32 --learning_rate 4e-4 --ema_half_life 10000)
     decoder_options=(--batch_size 32)
     unet_options=(--unet medium --dropout 0.15 --batch_size 256 --learning_rate 1e-3 --num_warmup_steps 500
-        --ema_half_life 500000 --compile --eval_images 1024)
+        --ema_half_life 500000 --compile yes --eval_images 1024)
 else # any value: sizes for a CPU
     autoencoder_options=(--batch_size 2 --learning_rate 4e-4 --validation_images 4)
     decoder_options=(--batch_size 2 --validation_images 4)

@@ -17,7 +17,7 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 data=$1 output_dir=$2
-arguments=(--data "$data" --output_dir "$output_dir" --mixed_precision bf16 --compile "${@:3}")
+arguments=(--data "$data" --output_dir "$output_dir" --mixed_precision bf16 --compile yes "${@:3}")
 if [ -d "$output_dir/checkpoints" ]; then arguments+=(--resume); fi
 
 machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST")

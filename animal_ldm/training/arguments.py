@@ -98,8 +98,9 @@ class MachineOptions:
     # Number type of the forward pass. auto: bf16 on a CUDA GPU that computes with it, else no, which is float32. The
     # report has what was chosen.
     mixed_precision: Free[Literal["auto", "no", "bf16", "fp16"]] = "auto"
-    # Compile the network with torch.compile.
-    compile: Irrelevant[bool] = False
+    # Compile the network with torch.compile. auto: on a CUDA GPU, in runs of 2,000 steps or 20 minutes (--max_minutes)
+    # or more. The report has what was chosen.
+    compile: Irrelevant[Literal["auto", "yes", "no"]] = "auto"
 
 
 # Dataclasses order their fields from the last base to the first, so the groups are listed backwards.

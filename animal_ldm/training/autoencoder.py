@@ -84,7 +84,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)
     adversarial_from = arguments.discriminator_start if arguments.discriminator_weight > 0 else 1.0
     run = Run(accelerator, arguments, identity, len(train_split), execution, adversarial_from)
-    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps, execution)
+    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps, run.execution)
     run.resume(**trainer.parts())
 
     # data
@@ -115,7 +115,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
             run.track_loss(name, loss)
 
         if run.due(arguments.validate_every):
-            with trainer.ema.swapped_in():
+            with trainer.ema.swapped_in(), torch.compiler.set_stance("force_eager"):  # of other shapes than a step
                 measured = validation_pixels if run.done else some_validation_pixels
                 run.announce(validate(vae, measured, size, perceptual))
                 if accelerator.is_main_process:
@@ -270,9 +270,9 @@ class Trainer:
             Reconstruction(vae), self.discriminator, optimizer, discriminator_optimizer
         )
         self.ema = EMA(trained, arguments.ema_half_life)
-        if arguments.compile:
-            vae.encoder.compile()
-            vae.decoder.compile()
+        if execution.compiled:
+            vae.encoder.compile(dynamic=False)
+            vae.decoder.compile(dynamic=False)
 
     def parts(self) -> dict[str, Any]:
         """Everything that has a state."""

@@ -1,4 +1,4 @@
-"""Batches for the denoiser: latents with noise, timesteps and captions, each a pure function of its generator."""
+"""Batches for the denoiser: latents with noise, timesteps and captions, functions of (seed, images seen) alone."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from ..data.prepared import PreparedSplit
 from .cache import OnTheFly
 from .execution import Execution
 from .latents import sample_latents
-from .stream import ImageStream, step_generator
+from .stream import ImageStream, image_noise, step_generator
 from .text import Captions
 
 
@@ -88,28 +88,31 @@ class EncodedPhotos:
             self.numbers[photo, : len(texts)] = captions.numbers(texts)
 
     def batch(
-        self, chosen: np.ndarray, generator: torch.Generator, caption_dropout: float, rows: np.ndarray | None = None
+        self,
+        chosen: np.ndarray,
+        generator: torch.Generator,
+        caption_dropout: float,
+        noise: torch.Tensor,
+        rows: np.ndarray | None = None,
     ) -> Batch:
         """The photos `chosen`, each with a random flip, latent, noise, timestep and caption, some without caption.
 
         Args:
-            rows: which of them to return, int64; all by default. Random numbers are drawn for all, so that they do
-                not depend on the number of processes; nothing else is read or computed for the others.
+            noise: of the returned rows, `(B, 2, C, h, w)`: for the sample of the posterior, and for the diffusion.
+            rows: which of them to return, int64; all by default. The generator draws a few numbers for all, so that
+                they do not depend on the number of processes; nothing else is read or computed for the others.
         """
-        count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
+        count = len(chosen)
         flips = torch.randint(2, (count,), generator=generator).numpy()
-        posterior_noise = torch.randn(shape, generator=generator)
-        noise = torch.randn(shape, generator=generator)
         timesteps = torch.randint(self.process.num_timesteps, (count,), generator=generator)
         dropped = torch.rand(count, generator=generator).lt(caption_dropout).numpy()
         numbers = np.where(dropped, 0, self.numbers[chosen, self._views(chosen, generator)])
         if rows is not None:
-            chosen, flips, numbers = chosen[rows], flips[rows], numbers[rows]
-            posterior_noise, noise, timesteps = posterior_noise[rows], noise[rows], timesteps[rows]
-        latents = sample_latents(self.moments[chosen, flips], posterior_noise, self.process.scaling_factor)
+            chosen, flips, numbers, timesteps = chosen[rows], flips[rows], numbers[rows], timesteps[rows]
+        latents = sample_latents(self.moments[chosen, flips], noise[:, 0], self.process.scaling_factor)
         captions = torch.from_numpy(self.captions.table[numbers])
         features = None if self.features is None else torch.from_numpy(self.features[chosen, flips])
-        return Batch(latents, noise, timesteps, captions, features)
+        return Batch(latents, noise[:, 1], timesteps, captions, features)
 
     def _views(self, chosen: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """Which of its captions each photo gets, int64 `(B,)`. Without a choice, nothing is drawn."""
@@ -125,12 +128,18 @@ class EncodedPhotos:
             most: of more photos than that, an evenly spaced selection is taken.
         """
         chosen = np.linspace(0, len(self.moments) - 1, min(most, len(self.moments))).astype(int)
+        count, shape = len(chosen), (len(chosen), *self.moments.shape[3:])
         generator = torch.Generator().manual_seed(seed)
-        batch = self.batch(chosen, generator, caption_dropout=0.0)
+        # Also what is not used here is drawn, as it always was: losses stay comparable with those of earlier versions.
+        torch.randint(2, (count,), generator=generator)
+        _, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        torch.randint(self.process.num_timesteps, (count,), generator=generator)
+        torch.rand(count, generator=generator)
+        numbers = self.numbers[chosen, self._views(chosen, generator)]
         latents = torch.from_numpy(self.moments[chosen, 0, 0]).float() * self.process.scaling_factor
-        spread = (torch.arange(len(chosen)) + 0.5) * self.process.num_timesteps / len(chosen)
-        timesteps = spread.long()[torch.randperm(len(chosen), generator=generator)]
-        return replace(batch, latents=latents, timesteps=timesteps)
+        spread = (torch.arange(count) + 0.5) * self.process.num_timesteps / count
+        timesteps = spread.long()[torch.randperm(count, generator=generator)]
+        return Batch(latents, noise, timesteps, torch.from_numpy(self.captions.table[numbers]))
 
 
 @dataclass(frozen=True)
@@ -146,9 +155,10 @@ class Batches:
 
     def at(self, images_seen: int) -> list[Batch]:
         """A piece of the batch for each accumulation step."""
+        seed, rows = self.stream.seed, self.rows.reshape(-1)
         chosen = self.stream.indices(images_seen, self.batch_size)
-        generator = step_generator(self.stream.seed, images_seen)
-        batch = self.photos.batch(chosen, generator, self.caption_dropout, self.rows.reshape(-1))
+        noise = image_noise(seed, images_seen + rows, (2, *self.photos.moments.shape[3:]))
+        batch = self.photos.batch(chosen, step_generator(seed, images_seen), self.caption_dropout, noise, rows)
         pieces = batch.pieces(self.rows.shape[1])
         return [piece.pinned() for piece in pieces] if self.execution.pinned_memory else pieces
 

@@ -7,6 +7,9 @@ import torch
 # From this compute capability on (Ampere), an NVIDIA GPU has matrix units for bfloat16 and TensorFloat-32.
 MATRIX_UNITS = (8, 0)
 
+# Compiling takes a minute or two: "auto" does it in runs of at least so many steps, or minutes where those are given.
+LEAST_STEPS, LEAST_MINUTES = 2000, 20
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -19,6 +22,8 @@ class Execution:
         fused_adamw: whether one kernel updates all weights.
         pinned_memory: whether batches lie in page-locked memory, from which they are copied while the device computes.
         prepares_ahead: whether a thread prepares the next batch during a step.
+        compiled: whether the step is compiled by torch.compile; validation and sampling never are, because each of
+            their shapes would be compiled anew.
     """
 
     device: str = "cpu"
@@ -27,6 +32,7 @@ class Execution:
     fused_adamw: bool = False
     pinned_memory: bool = False
     prepares_ahead: bool = False
+    compiled: bool = False
 
     def __str__(self) -> str:
         numbers = "float32" if self.mixed_precision == "no" else self.mixed_precision
@@ -35,6 +41,7 @@ class Execution:
             "fused AdamW": self.fused_adamw,
             "pinned memory": self.pinned_memory,
             "next batch prepared during the step": self.prepares_ahead,
+            "compiled": self.compiled,
         }
         return ", ".join([f"{self.device}: {numbers}", *(name for name, used in named.items() if used)])
 
@@ -74,3 +81,25 @@ def begin_on(device: torch.device, mixed_precision: str) -> Execution:
     if execution.tf32:
         torch.set_float32_matmul_precision("high")
     return execution
+
+
+def compiles(choice: str, device: str, steps: int, minutes: float | None) -> bool:
+    """Whether the step is compiled.
+
+    Args:
+        choice: as --compile.
+        device: its type.
+        steps: length of the run, if `minutes` does not say it.
+    """
+    if choice != "auto":
+        return choice == "yes"
+    return device == "cuda" and (steps >= LEAST_STEPS if minutes is None else minutes >= LEAST_MINUTES)
+
+
+def obstacle_to_compiling(device: torch.device) -> str | None:
+    """Why `torch.compile` does not work on this machine, such as a missing compiler; None: it does."""
+    try:
+        torch.compile(torch.nn.functional.silu)(torch.ones(8, device=device))
+    except Exception as error:  # of many kinds, some of them private
+        return " ".join(str(error).strip().partition("\n\n")[0].split()) or type(error).__name__
+    return None

@@ -24,7 +24,7 @@ from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
 from .checkpoints import check_same_checkpoint, checkpoint_paths, load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
-from .execution import Execution, begin_on
+from .execution import Execution, begin_on, compiles, obstacle_to_compiling
 from .kinds import Kind, arguments_of
 from .pace import Length, Pace, adjusted, length_in
 from .page import write_page
@@ -50,7 +50,7 @@ DATA_DIGEST_NOTE = (
 
 
 def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
-    """Accelerator with its trackers, which write below `output_dir`; and what suits its device.
+    """Accelerator, whose trackers are to write below `output_dir`; and what suits its device.
 
     Raises:
         InputError: `output_dir` holds another run, the batch cannot be split evenly, or the launcher is configured to
@@ -77,10 +77,6 @@ def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
             f"--batch_size must be a multiple of {pieces} ({accelerator.num_processes} processes x "
             f"{arguments.gradient_accumulation_steps} accumulation steps), but is {arguments.batch_size}."
         )
-    if accelerator.is_main_process:
-        logger.info("%s", execution)
-    if trackers:
-        start_trackers(accelerator, replace(arguments, mixed_precision=execution.mixed_precision))
     return accelerator, execution
 
 
@@ -169,7 +165,7 @@ class Run:
         execution: Execution,
         late_from: float = 1.0,
     ):
-        self.accelerator, self.execution = accelerator, execution
+        self.accelerator = accelerator
         self.arguments = arguments = replace(arguments, mixed_precision=execution.mixed_precision)
         self.output_dir = Path(arguments.output_dir)
         self.batch_size = arguments.batch_size
@@ -182,6 +178,11 @@ class Run:
             self.total_steps = max(1, -(-round(arguments.num_epochs * photos) // self.batch_size))
         else:
             self.total_steps, self.pace = UNKNOWN_LENGTH, Pace(arguments.max_minutes, 1 - late_from)
+        self.execution = replace(execution, compiled=self._compiles(execution.device))
+        if accelerator.is_main_process:
+            logger.info("%s", self.execution)
+        if accelerator.log_with:
+            start_trackers(accelerator, arguments)
         self.images_seen = 0
         self.history: list[dict[str, float]] = []
         # {argument: [{"images_seen": when it applied first, "value": …}, …]}, of the free ones that were changed
@@ -194,6 +195,25 @@ class Run:
         self.bar = tqdm(disable=True)
         self.shown: dict[str, str] = {}  # beside the bar
         self.parts: dict[str, Any] = {}
+
+    def _compiles(self, device: str) -> bool:
+        """Whether the step is compiled.
+
+        Raises:
+            InputError: it is to be, and cannot.
+        """
+        choice = self.arguments.compile
+        if not compiles(choice, device, self.total_steps, self.arguments.max_minutes):
+            return False
+        obstacle = obstacle_to_compiling(self.accelerator.device)
+        if obstacle and choice == "yes":
+            raise InputError(
+                f"--compile yes: torch.compile does not work here ({obstacle}). It needs a C++ compiler, and Triton on"
+                " a GPU. --compile no trains without it, more slowly."
+            )
+        if obstacle:
+            logger.warning("The network is not compiled, because torch.compile does not work here: %s", obstacle)
+        return not obstacle
 
     def resume(self, **parts: Any) -> None:
         """Name everything that has a state, and load it from the newest checkpoint with --resume."""

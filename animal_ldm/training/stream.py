@@ -56,8 +56,21 @@ def step_seed(seed: int, images_seen: int, stream: int = 0) -> int:
 
 
 def step_generator(seed: int, images_seen: int) -> torch.Generator:
-    """CPU generator for everything random in the batch at `images_seen`: crops, flips, noise, timesteps, captions."""
+    """CPU generator for what is drawn for the whole batch at `images_seen`: crops, flips, timesteps, captions."""
     return torch.Generator().manual_seed(step_seed(seed, images_seen))
+
+
+def image_noise(seed: int, positions: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise for the images at `positions` of the stream: float32 `(B, *shape)`.
+
+    That of an image is a function of (seed, position) alone, so each process draws only what it needs. Philox
+    (Salmon et al., 2011) makes this cheap: it can begin anywhere in its sequence, and each image has its own part.
+    """
+    noise = np.empty((len(positions), *shape), np.float32)
+    for own, position in zip(noise, positions.tolist(), strict=True):
+        philox = np.random.Philox(key=seed, counter=[0, 0, position, 0])
+        np.random.Generator(philox).standard_normal(out=own, dtype=np.float32)
+    return torch.from_numpy(noise)
 
 
 def own_rows(batch_size: int, parts: int, process: int, processes: int) -> np.ndarray:

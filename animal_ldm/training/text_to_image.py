@@ -122,7 +122,7 @@ def train(arguments: TrainingArguments) -> Path | None:
             validation_batch.latents.std(),
         )
 
-    trainer = Trainer(accelerator, arguments, networks, run.total_steps, execution)
+    trainer = Trainer(accelerator, arguments, networks, run.total_steps, run.execution)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
     classes = sorted({*train_split.classes, *known_classes(arguments)})
     pipeline = build_pipeline(arguments, networks, train_split, classes)
@@ -346,8 +346,8 @@ class Trainer:
                 for name, parameter in self.model.named_parameters()
                 if parameter.requires_grad and not name.startswith("projector.")
             )
-        if arguments.compile:
-            networks.unet.compile()
+        if execution.compiled:
+            networks.unet.compile(dynamic=False)
 
     def parts(self) -> dict[str, Any]:
         """Everything that has a state."""
@@ -356,8 +356,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within this context the model has its averaged weights, and no dropout."""
-        with self.ema.swapped_in(), inference(self.model):
+        """Within this context the model has its averaged weights, no dropout, and is not compiled: each other shape
+        than that of a step would be compiled anew."""
+        with self.ema.swapped_in(), inference(self.model), torch.compiler.set_stance("force_eager"):
             yield
 
     def step(self, pieces: Sequence[Batch]) -> dict[str, torch.Tensor]:

@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 
 from animal_ldm.data.prepared import PreparedSplit
-from animal_ldm.training.batches import Batches, DiffusionProcess, EncodedPhotos, prepared_along
+from animal_ldm.training.batches import Batch, Batches, DiffusionProcess, EncodedPhotos, prepared_along
 from animal_ldm.training.cache import Cache
 from animal_ldm.training.execution import Execution
-from animal_ldm.training.stream import ImageStream, own_rows, step_generator
+from animal_ldm.training.stream import ImageStream, own_rows
 from animal_ldm.training.text import Captions
 from tests.conftest import tiny_text_encoder, tiny_tokenizer
 
@@ -34,7 +34,8 @@ def encoded(tmp_path):
 
 
 def texts_of(photos: EncodedPhotos, chosen: list[int], seed: int, dropout: float = 0.0) -> list[str]:
-    batch = photos.batch(np.array(chosen), torch.Generator().manual_seed(seed), dropout)
+    noise = torch.zeros(len(chosen), 2, 4, 8, 8)
+    batch = photos.batch(np.array(chosen), torch.Generator().manual_seed(seed), dropout, noise)
     known = {tuple(photos.captions.table[number]): text for text, number in photos.captions.index.items()}
     return [known[tuple(ids.tolist())] for ids in batch.captions]
 
@@ -55,29 +56,65 @@ def test_photos_keep_their_own_captions(encoded):
     assert texts_of(photos, [0, 1, 2], 0, dropout=1.0) == ["", "", ""]
 
 
-def test_one_caption_each_draws_nothing(encoded):
-    """So that datasets of earlier versions give the same batches as before."""
-    generator = torch.Generator().manual_seed(0)
-    encoded((("a lion",), ("a zebra",), ("",))).batch(np.arange(3), generator, 0.1)
-    expected = torch.Generator().manual_seed(0)
-    torch.randint(2, (3,), generator=expected)
-    torch.randn((3, 4, 8, 8), generator=expected)
-    torch.randn((3, 4, 8, 8), generator=expected)
-    torch.randint(1000, (3,), generator=expected)
-    torch.rand(3, generator=expected)
-    assert torch.equal(generator.get_state(), expected.get_state())
+def test_validation_losses_stay_comparable(encoded):
+    """Noise, captions and timesteps of the validation batch are those of earlier versions."""
+    for captions in (CAPTIONS, (("a lion",), ("a zebra",), ("",))):
+        batch = encoded(captions).validation_batch(0)
+        generator = torch.Generator().manual_seed(0)
+        torch.randint(2, (3,), generator=generator)
+        torch.randn((3, 4, 8, 8), generator=generator)
+        noise = torch.randn((3, 4, 8, 8), generator=generator)
+        torch.randint(1000, (3,), generator=generator)
+        torch.rand(3, generator=generator)
+        if captions is CAPTIONS:
+            torch.rand(3, generator=generator, dtype=torch.float64)
+        order = torch.randperm(3, generator=generator)
+        assert torch.equal(batch.noise, noise)
+        assert torch.equal(batch.timesteps, torch.tensor([166, 500, 833])[order])
+
+
+def contents(pieces: list[Batch]) -> dict[str, torch.Tensor]:
+    """What is in all samples of a batch, whatever its pieces."""
+    whole = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in ("latents", "noise", "timesteps")}
+    return whole | {"captions": torch.cat([piece.captions[piece.texts] for piece in pieces])}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_draw_their_rows_of_the_same_batch(encoded, processes):
-    photos, chosen = encoded(CAPTIONS), np.array([0, 1, 2, 1, 0, 1, 2, 1])
+    photos = encoded(CAPTIONS)
     photos.features = np.random.default_rng(1).normal(size=(3, 2, 4, 1, 1)).astype(np.float16)
-    whole = photos.batch(chosen, step_generator(0, 8), 0.3)
+
+    def at_8(parts: int, process: int, processes: int) -> list[Batch]:
+        rows = own_rows(8, parts, process, processes)
+        return Batches(photos, ImageStream("abc", 0), 8, 0.3, rows, Execution()).at(8)
+
+    (whole,) = at_8(1, 0, 1)
+    assert len(torch.unique(whole.noise.flatten(1), dim=0)) == 8
     for process in range(processes):
-        rows = own_rows(8, 2, process, processes).reshape(-1)
-        own = photos.batch(chosen, step_generator(0, 8), 0.3, rows)
-        for name in ("latents", "noise", "timesteps", "captions", "features"):
-            assert torch.equal(getattr(own, name), getattr(whole, name)[rows]), name
+        own, rows = at_8(2, process, processes), own_rows(8, 2, process, processes).reshape(-1)
+        assert_same(contents(own), {name: tensor[rows] for name, tensor in contents([whole]).items()})
+        assert torch.equal(torch.cat([piece.features for piece in own]), whole.features[rows])
+
+
+def test_noise_belongs_to_an_image_of_the_stream(encoded):
+    """Whatever the size of the batches, the images at 4 to 7 have the same noise; no two images or seeds share any."""
+    photos = encoded(CAPTIONS)
+
+    def noise(size: int, images_seen: int, seed: int = 0) -> torch.Tensor:
+        batches = Batches(photos, ImageStream("abc", seed), size, 0.1, own_rows(size, 1, 0, 1), Execution())
+        return batches.at(images_seen)[0].noise
+
+    assert torch.equal(noise(8, 0)[4:], noise(4, 4))
+    assert not torch.isclose(noise(4, 4), noise(4, 4, seed=1)).all(dim=(1, 2, 3)).any()
+    everything = noise(512, 0)
+    assert abs(everything.mean()) < 0.01 and abs(everything.std() - 1) < 0.01
+    correlation = torch.corrcoef(everything.flatten(1))
+    assert correlation.fill_diagonal_(0).abs().max() < 0.4  # 256 numbers each: 6 standard deviations
 
 
 BY_A_THREAD = Execution(prepares_ahead=True)
@@ -87,22 +124,19 @@ BY_A_THREAD = Execution(prepares_ahead=True)
 def test_batches_are_the_same_wherever_they_are_prepared(encoded, execution):
     """In turn or by a thread; from any step of the run on, and in any number of pieces."""
     photos = encoded(CAPTIONS)
-    batches = Batches(photos, ImageStream("abc", 0), 4, 0.1, own_rows(4, 2, 0, 1), execution)
+    in_pieces, whole = (
+        Batches(photos, ImageStream("abc", 0), 4, 0.1, own_rows(4, parts, 0, 1), execution) for parts in (2, 1)
+    )
     for start in (0, 8):
         steps = range(start, 24, 4)
-        for images_seen, (found, pieces) in zip(steps, prepared_along(steps, batches.at, 4, execution), strict=True):
-            chosen = ImageStream("abc", 0).indices(images_seen, 4)
-            expected = photos.batch(chosen, step_generator(0, images_seen), 0.1)
+        for images_seen, (found, pieces) in zip(steps, prepared_along(steps, in_pieces.at, 4, execution), strict=True):
             assert found == images_seen and len(pieces) == 2
-            for name in ("latents", "noise", "timesteps"):
-                whole = torch.cat([getattr(piece, name) for piece in pieces])
-                assert torch.equal(whole, getattr(expected, name))
-            captions = [piece.captions[piece.texts] for piece in pieces]
-            assert torch.equal(torch.cat(captions), expected.captions)
+            assert_same(contents(pieces), contents(whole.at(images_seen)))
 
 
 def test_each_distinct_caption_stands_once_in_a_piece(encoded):
-    batch = encoded(CAPTIONS).batch(np.array([0, 2, 0, 2, 2, 2]), torch.Generator().manual_seed(0), 0.0)
+    chosen, noise = np.array([0, 2, 0, 2, 2, 2]), torch.zeros(6, 2, 4, 8, 8)
+    batch = encoded(CAPTIONS).batch(chosen, torch.Generator().manual_seed(0), 0.0, noise)
     assert [len(piece.captions) for piece in batch.pieces(4)] == [2, 1]
 
 

@@ -8,12 +8,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from animal_ldm.errors import InputError
 from animal_ldm.training import autoencoder, run
 from animal_ldm.training.alignment import build_projector
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.batches import Batch
 from animal_ldm.training.equivariance import Transform
-from animal_ldm.training.execution import Execution, chosen_for
+from animal_ldm.training.execution import Execution, chosen_for, compiles, obstacle_to_compiling
 from animal_ldm.training.text import build_text_encoder, build_tokenizer
 from animal_ldm.training.text_to_image import Networks, Trainer
 from tests.conftest import tiny_unet, tiny_vae
@@ -46,6 +47,53 @@ def test_what_is_asked_for_holds():
 
 def test_other_accelerators_prepare_ahead_without_what_only_cuda_has():
     assert chosen_for("mps", None) == Execution("mps", prepares_ahead=True)
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "steps", "minutes", "compiled"),
+    [
+        ("auto", "cuda", 2000, None, True),
+        ("auto", "cuda", 1999, None, False),
+        ("auto", "cuda", run.UNKNOWN_LENGTH, 19, False),
+        ("auto", "cuda", run.UNKNOWN_LENGTH, 20, True),
+        ("auto", "cpu", 10**6, None, False),
+        ("yes", "cpu", 1, None, True),
+        ("no", "cuda", 10**6, None, False),
+    ],
+)
+def test_long_runs_on_a_gpu_are_compiled(choice, device, steps, minutes, compiled):
+    assert compiles(choice, device, steps, minutes) is compiled
+
+
+def no_compiler(module: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+    raise RuntimeError("no C++ compiler\nin all of this machine")
+
+
+def test_what_keeps_the_compiler_from_working_is_named():
+    with torch.compiler.set_stance(force_backend="eager"):
+        assert obstacle_to_compiling(torch.device("cpu")) is None
+    torch.compiler.reset()
+    with torch.compiler.set_stance(force_backend=no_compiler):
+        assert "no C++ compiler" in str(obstacle_to_compiling(torch.device("cpu")))
+
+
+def test_a_run_says_that_it_cannot_be_compiled(tmp_path, caplog):
+    """If compiling was asked for, it is an error; otherwise the run goes on without."""
+
+    def run_of(choice: str, **others) -> run.Run:
+        arguments = TrainingArguments(data="", output_dir=str(tmp_path), compile=choice, **others)
+        return run.Run(Accelerator(), arguments, {}, 10**6, Execution("cuda"))
+
+    torch.compiler.reset()
+    with torch.compiler.set_stance(force_backend=no_compiler):
+        with pytest.raises(InputError, match=r"no C\+\+ compiler.*--compile no"):
+            run_of("yes")
+        assert not run_of("auto").execution.compiled
+        assert "not compiled" in caplog.text
+        assert not run_of("auto", max_minutes=10).execution.compiled  # not tried
+    torch.compiler.reset()
+    with torch.compiler.set_stance(force_backend="eager"):
+        assert run_of("auto").execution.compiled
 
 
 def test_a_state_moves_to_where_the_optimizer_that_loads_it_counts():

@@ -413,7 +413,7 @@ def test_accumulating_gradients_changes_rounding_alone(arguments, tmp_path):
 @pytest.mark.slow
 def test_compiled_run_has_the_same_losses(arguments, tmp_path):
     arguments = dataclasses.replace(arguments, dropout=0.0)
-    compiled = dataclasses.replace(arguments, output_dir=str(tmp_path / "compiled"), compile=True)
+    compiled = dataclasses.replace(arguments, output_dir=str(tmp_path / "compiled"), compile="yes")
     train(arguments)
     train(compiled)
     assert history(compiled, "train/loss") == pytest.approx(history(arguments, "train/loss"), rel=1e-3)
