@@ -51,15 +51,18 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from animal_ldm.loading import seal
+from animal_ldm.loading import load_pipeline, seal, store_sampling_defaults
+from animal_ldm.sampling import Sampling
 
 folder = Path(sys.argv[1])
 unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float16)
 (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
 unet.save_pretrained(folder / "unet", max_shard_size="30MB")
 seal(folder)
+settings = Sampling(num_inference_steps=25, guidance_scale=3.0, guidance_interval=(0.1, 0.8))
+store_sampling_defaults(folder, settings, load_pipeline(str(folder)).scheduler)
 END
-animal-ldm evaluate "$out/animal-ldm-128" --data "$photos" --prompts classes -n 1106 --guidance_scale 3 \
+animal-ldm evaluate "$out/animal-ldm-128" --data "$photos" --prompts classes -n 1106 --guidance_scale 3 --guidance_interval 0.1 0.8 \
     --reconstructions --extractor squeezenet,runs/candidate/proxy_classifier --extractor_weights squeezenet="$squeezenet" \
     --squeezenet_weights "$squeezenet" --batch_size 8 --out "$out/evaluation"
 python push_to_hub.py "$out/animal-ldm-128" --repo_id animal-ldm/animal-ldm-128 --results "$out/evaluation" \

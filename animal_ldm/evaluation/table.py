@@ -187,9 +187,11 @@ def sampling_line(results: Results) -> str:
     sampling, repeats = results.sampling, results.metrics[0].repeats
     if not sampling:
         return "samples: a folder of images"
+    start, stop = sampling.guidance_interval
+    guided = "" if (start, stop) == (0, 1) else f" from {start:g} to {stop:g} of the steps"
     return (
         f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, guidance "
-        f"{sampling.guidance_scale:g}, seed {sampling.seed}, class mix {sampling.class_mix}, "
+        f"{sampling.guidance_scale:g}{guided}, seed {sampling.seed}, class mix {sampling.class_mix}, "
         f"prompts: {PROMPTS[sampling.prompts_from]}, "
         + ("1 sample set" if repeats == 1 else f"{repeats} sample sets, mean ± standard deviation")
     )
