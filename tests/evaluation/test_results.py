@@ -28,7 +28,7 @@ from animal_ldm.evaluation.results import (
     SweepPoint,
     read_results,
 )
-from animal_ldm.evaluation.table import table
+from animal_ldm.evaluation.table import sampling_line, table
 from animal_ldm.sampling import Sampling
 from tests.webpage import EVIL, Page, Visit
 
@@ -102,6 +102,12 @@ def test_version_1_is_read():
     assert found.versions == old["environment"]
     assert found.metrics[0].sampling.guidance_scale == 3
     assert "animal-ldm-128 against 9,953 photos" in table(found)
+
+
+def test_an_interval_of_guidance_is_told(results):
+    assert " of the steps" not in sampling_line(results)
+    within = replace(results, sampling=replace(results.sampling, guidance_interval=(0.1, 0.8)))
+    assert "guidance 3 from 0.1 to 0.8 of the steps, seed 0" in sampling_line(within)
 
 
 def test_nan_of_version_1_was_not_measured(tmp_path):
