@@ -84,7 +84,8 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)
     adversarial_from = arguments.discriminator_start if arguments.discriminator_weight > 0 else 1.0
     run = Run(accelerator, arguments, identity, len(train_split), execution, adversarial_from)
-    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps, run.execution)
+    execution = run.execution
+    trainer = Trainer(accelerator, arguments, vae, perceptual, run.total_steps, execution)
     run.resume(**trainer.parts())
 
     # data

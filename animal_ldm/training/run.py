@@ -152,7 +152,8 @@ class Run:
         identity: digests of what the run is made of, by name: that of the argument (of kind `CONTENT`) that stands
             for it, or `argument.part`. The run can only be resumed with the same.
         photos: in the training split. The length of the run is rounded up to whole batches.
-        execution: what suits the device, from `start_accelerator`.
+        execution: what suits the device, from `start_accelerator`. The run's own also says whether its steps are
+            compiled, for which its length has to be known.
         late_from: share of the run after which `late` holds.
     """
 

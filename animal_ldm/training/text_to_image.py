@@ -110,6 +110,7 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     identity = identity_of(arguments, (train_split, validation_split), networks, perceptual)
     run = Run(accelerator, arguments, identity, len(train_split), execution)
+    execution = run.execution
     photos, validation_photos = encode_photos(
         Cache(accelerator, arguments.cache_dir), arguments, networks, perceptual, train_split, validation_split
     )
@@ -122,7 +123,7 @@ def train(arguments: TrainingArguments) -> Path | None:
             validation_batch.latents.std(),
         )
 
-    trainer = Trainer(accelerator, arguments, networks, run.total_steps, run.execution)
+    trainer = Trainer(accelerator, arguments, networks, run.total_steps, execution)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
     classes = sorted({*train_split.classes, *known_classes(arguments)})
     pipeline = build_pipeline(arguments, networks, train_split, classes)
