@@ -135,8 +135,8 @@ def measure_load(number: int, folder: Path) -> None:
 
 def measure_stream(number: int, folder: Path) -> None:
     labels = load_split(folder / "prepared", "train").labels
-    for balanced in (False, True):
-        stream = ImageStream(labels, seed=0, balanced=balanced)
+    for balance in (0.0, 1.0):
+        stream = ImageStream(labels, 0, balance)
         for batch in range(BATCHES):
             stream.indices(batch * 128, 128)
 

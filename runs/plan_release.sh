@@ -50,7 +50,7 @@ train_autoencoder=(accelerate launch "${processes[@]}" -m animal_ldm train-autoe
 
 [ -f "$out/animal-ldm-128/model_index.json" ] || accelerate launch "${processes[@]}" -m animal_ldm train \
     --data "$out/photos11" --output_dir "$out/animal-ldm-128" --vae "$out/decoder" --text_encoder scratch --unet small \
-    --alignment_weight 0.5 --squeezenet_weights "$squeezenet" --balance_classes --snr_gamma None --lr_schedule cosine \
+    --alignment_weight 0.5 --squeezenet_weights "$squeezenet" --balance_classes 1 --snr_gamma None --lr_schedule cosine \
     --scheduler sde_dpm --save_dtype float16 --mixed_precision bf16 --country FRA --cache_dir "$out/cache" \
     "${unet[@]}" $(resumed "$out/animal-ldm-128")
 

@@ -177,7 +177,7 @@ autoencoder_options+=(--data "$inputs/photos33" --pretrained "$inputs/start/rele
     --discriminator features --discriminator_start 0)
 decoder_options+=(--data "$inputs/photos33" --decoder_only --learning_rate 2e-4 --num_warmup_steps 100
     --discriminator features --discriminator_start 0 --discriminator_learning_rate 2e-4)
-unet_options+=(--data "$inputs/photos11" --text_encoder scratch --balance_classes --snr_gamma None --alignment_weight 0.5
+unet_options+=(--data "$inputs/photos11" --text_encoder scratch --balance_classes 1 --snr_gamma None --alignment_weight 0.5
     --lr_schedule cosine --scheduler sde_dpm --save_dtype float16 --eval_every 1000000000 --eval_extractor "$proxy")
 
 measure() { # MINUTES of training in all

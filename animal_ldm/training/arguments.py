@@ -180,8 +180,9 @@ class DiffusionOptions(ObjectiveOptions):
     alignment_weight: Identity[float] = 0.0
     # Fraction of captions replaced by the empty caption, for classifier-free guidance.
     caption_dropout: Identity[float] = 0.1
-    # Show every class equally often instead of every photo.
-    balance_classes: Identity[bool] = False
+    # How far to balance the classes: one of n photos is shown in proportion to n^(1 - balance_classes). 0 shows every
+    # photo equally often, 1 every class; 0.5 goes by the square root of the sizes.
+    balance_classes: Identity[float] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +281,7 @@ class TrainingArguments(
         check_minimum(self, 1, "num_ddpm_steps", "samples_per_class")
         check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every", "ema_snapshots_every")
         check_minimum(self, 2, "eval_images")
-        check_fraction(self, "caption_dropout", "dropout")
+        check_fraction(self, "caption_dropout", "dropout", "balance_classes")
         if self.snr_gamma is not None:
             check_positive(self, "snr_gamma")
         if self.fork is not None and Path(self.fork).resolve() == Path(self.output_dir).resolve():

@@ -4,50 +4,68 @@ Nothing here keeps state: the batch at position `images_seen` is the same whethe
 was killed and resumed, and on any number of processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 
 class ImageStream:
-    """Endless stream of dataset indices: a fresh permutation per epoch.
+    """Endless stream of dataset indices, in epochs of as many images as there are.
+
+    Each image of a class comes once before any of them comes again.
 
     Args:
-        labels: class of each image; only its length matters unless `balanced`.
+        labels: class of each image.
         seed: of the permutations.
-        balanced: every class comes equally often; within a class, each image comes once before any comes again.
+        balance: a class of n images comes in proportion to n^(1 - balance). 0 shows every image equally often, 1 every
+            class; 0.5 goes by the square root of the sizes.
     """
 
-    def __init__(self, labels: Sequence[str], seed: int, balanced: bool = False):
-        self.groups = [np.arange(len(labels))]
-        if balanced:
+    def __init__(self, labels: Sequence[str], seed: int, balance: float = 0.0):
+        self.size = len(labels)
+        self.groups = [np.arange(self.size)]
+        if balance:
             _, classes = np.unique(np.array(tuple(labels)), return_inverse=True)
             self.groups = np.split(np.argsort(classes, kind="stable"), np.cumsum(np.bincount(classes))[:-1])
+        weights = np.array([len(group) for group in self.groups], np.float64) ** (1 - balance)
+        # Images of each group are the places [bound, next bound) of an epoch before it is shuffled.
+        self.bounds = np.rint(np.cumsum([0, *weights / weights.sum()]) * self.size).astype(np.int64)
         self.seed = seed
-        # Permutations in use: computing one for every image would cost O(dataset).
-        self._recent: dict[tuple[int, int, int], np.ndarray] = {}
+        # The newest of each kind: computing one for every image would cost O(dataset).
+        self._newest: dict[int, tuple[int, np.ndarray]] = {}
 
     def indices(self, images_seen: int, count: int) -> np.ndarray:
         """Dataset indices of images `images_seen` … `images_seen + count - 1` of the stream, int64 `(count,)`."""
-        positions = np.arange(images_seen, images_seen + count)
-        # In each round every group comes once; the order of the groups is new in each round.
-        rounds, slots = np.divmod(positions, len(self.groups))
         chosen = np.empty(count, np.int64)
-        for i, (round_, slot) in enumerate(zip(rounds, slots, strict=True)):
-            group = int(self._permutation(len(self.groups), round_, 0)[slot]) if len(self.groups) > 1 else 0
+        for i in range(count):
+            epoch, slot = divmod(images_seen + i, self.size)
+            place = self._places(epoch)[slot] if len(self.groups) > 1 else slot
+            group = int(np.searchsorted(self.bounds, place, side="right")) - 1
+            first, last = self.bounds[group : group + 2]
             members = self.groups[group]
-            epoch, rank = divmod(int(round_), len(members))
-            chosen[i] = members[self._permutation(len(members), epoch, 1 + group)[rank]]
+            round_, rank = divmod(int(epoch * (last - first) + place - first), len(members))
+            chosen[i] = members[self._permutation(group, round_)[rank]]
         return chosen
 
-    def _permutation(self, size: int, epoch: int, stream: int) -> np.ndarray:
-        key = (size, int(epoch), int(stream))
-        if key not in self._recent:
-            if len(self._recent) > 4 * len(self.groups) + 4:
-                self._recent.clear()
-            self._recent[key] = np.random.default_rng((self.seed, stream, int(epoch))).permutation(size)
-        return self._recent[key]
+    def _places(self, epoch: int) -> np.ndarray:
+        """Which of the places each slot of the epoch has: groups in random order, within a group one after another."""
+
+        def shuffled(rng: np.random.Generator) -> np.ndarray:
+            drawn = np.searchsorted(self.bounds, rng.permutation(self.size), side="right")
+            places = np.empty(self.size, np.int64)
+            places[np.argsort(drawn, kind="stable")] = np.arange(self.size)
+            return places
+
+        return self._remembered(0, epoch, shuffled)
+
+    def _permutation(self, group: int, round_: int) -> np.ndarray:
+        return self._remembered(1 + group, round_, lambda rng: rng.permutation(len(self.groups[group])))
+
+    def _remembered(self, kind: int, number: int, draw: Callable[[np.random.Generator], np.ndarray]) -> np.ndarray:
+        if kind not in self._newest or self._newest[kind][0] != number:
+            self._newest[kind] = number, draw(np.random.default_rng((self.seed, kind, number)))
+        return self._newest[kind][1]
 
 
 def step_seed(seed: int, images_seen: int, stream: int = 0) -> int:

@@ -125,7 +125,7 @@ def choose_data(photos: Survey) -> Iterator[Choice]:
         "true words from the pixels make captions richer" if described else "the photos have captions, or no class"
     )
     yield Choice("describe", described, reason)
-    balance = len(photos.classes) > 1 and not photos.balanced
+    balance = float(len(photos.classes) > 1 and not photos.balanced)
     largest, smallest = max(photos.classes.values()), min(photos.classes.values())
     yield Choice("balance_classes", balance, f"{largest:,} photos in the largest class, {smallest:,} in the smallest")
 

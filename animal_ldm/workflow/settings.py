@@ -45,7 +45,8 @@ class RunSettings:
     # Optimisation of the text-to-image model.
     batch_size: int
     learning_rate: float
-    balance_classes: bool
+    # 0 shows every photo equally often, 1 every class; 0.5 lies between.
+    balance_classes: float
     # Search the guidance scale that suits the model best, with `animal-ldm tune`.
     tune_guidance: bool
     # SqueezeNet's weights for LPIPS and alignment: a file, "download", or empty to do without both.

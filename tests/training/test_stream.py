@@ -9,13 +9,11 @@ from animal_ldm.training.stream import ImageStream, own_rows, step_generator, st
 LABELS = ["lion"] * 7 + ["zebra"] * 3
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_any_stretch_is_a_window_of_the_same_stream(balanced):
-    whole = ImageStream(LABELS, seed=1, balanced=balanced).indices(0, 100)
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_any_stretch_is_a_window_of_the_same_stream(balance):
+    whole = ImageStream(LABELS, 1, balance).indices(0, 100)
     for start, count in [(0, 1), (13, 40), (37, 63), (99, 1)]:
-        assert np.array_equal(
-            ImageStream(LABELS, seed=1, balanced=balanced).indices(start, count), whole[start : start + count]
-        )
+        assert np.array_equal(ImageStream(LABELS, 1, balance).indices(start, count), whole[start : start + count])
 
 
 def test_every_epoch_shows_every_photo_once_in_a_new_order():
@@ -26,10 +24,19 @@ def test_every_epoch_shows_every_photo_once_in_a_new_order():
 
 
 def test_balanced_stream_shows_every_class_equally_and_no_photo_twice_before_its_classmates():
-    chosen = ImageStream(LABELS, seed=1, balanced=True).indices(0, 42)
-    assert Counter(LABELS[i] for i in chosen) == {"lion": 21, "zebra": 21}
-    assert set(Counter(i for i in chosen if LABELS[i] == "lion").values()) == {3}
-    assert set(Counter(i for i in chosen if LABELS[i] == "zebra").values()) == {7}
+    chosen = ImageStream(LABELS, seed=1, balance=1.0).indices(0, 210)
+    assert Counter(LABELS[i] for i in chosen) == {"lion": 105, "zebra": 105}
+    for name, photos in [("lion", 7), ("zebra", 3)]:
+        own = [i for i in chosen if LABELS[i] == name]
+        for start in range(0, len(own), photos):
+            assert len(set(own[start : start + photos])) == photos
+
+
+def test_half_balanced_classes_come_by_the_root_of_their_sizes():
+    labels = ["ant"] * 900 + ["bee"] * 100 + ["cat"]
+    chosen = Counter(labels[i] for i in ImageStream(labels, seed=1, balance=0.5).indices(0, 10_010))
+    for name, root in [("ant", 30), ("bee", 10), ("cat", 1)]:
+        assert chosen[name] == pytest.approx(10_010 * root / 41, abs=10)
 
 
 def test_seed_changes_the_order():

@@ -506,7 +506,7 @@ def test_options_reach_the_pipeline(arguments, prediction_type):
             num_ddpm_steps=100,
             gradient_checkpointing=True,
             mixed_precision="bf16",
-            balance_classes=True,
+            balance_classes=0.5,
             lr_schedule="cosine",
         )
     )

@@ -37,7 +37,7 @@ def test_much_time_and_many_photos_train_a_new_network():
     assert chosen(FEW, LAPTOP, 600).start_from == RELEASED_MODEL
     settings = chosen(MANY, SERVER, 600)
     assert (settings.start_from, settings.unet, settings.mixed_precision) == ("", "large", "bf16")
-    assert (settings.extractor, settings.autoencoder_training, settings.balance_classes) == ("inception", "tune", True)
+    assert (settings.extractor, settings.autoencoder_training, settings.balance_classes) == ("inception", "tune", 1.0)
 
 
 def test_few_photos_get_small_batches_and_more_of_them_are_kept_to_measure_with():

@@ -11,7 +11,7 @@ from animal_ldm.workflow.settings import FILE, SHARES, RunSettings, field_commen
 SETTINGS = RunSettings(
     photos="photos", minutes=30.0, shares=dict(SHARES), image_size=128, num_classes=2, val_fraction=0.1, describe=True,
     autoencoder="vae", autoencoder_training="keep", text_encoder="scratch", start_from="", unet="tiny", batch_size=8,
-    learning_rate=5e-4, balance_classes=False, squeezenet_weights="", mixed_precision="no", extractor="vae",
+    learning_rate=5e-4, balance_classes=0.0, squeezenet_weights="", mixed_precision="no", extractor="vae",
     tune_guidance=False, samples=100, country="", push="", seed=1,
 )  # fmt: skip
 
