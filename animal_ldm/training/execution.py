@@ -1,8 +1,11 @@
 """What a run computes with on its device: chosen here, said when it starts, and written into its report."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 # From this compute capability on (Ampere), an NVIDIA GPU has matrix units for bfloat16 and TensorFloat-32.
 MATRIX_UNITS = (8, 0)
@@ -103,3 +106,32 @@ def obstacle_to_compiling(device: torch.device) -> str | None:
     except Exception as error:  # of many kinds, some of them private
         return " ".join(str(error).strip().partition("\n\n")[0].split()) or type(error).__name__
     return None
+
+
+@torch.no_grad()
+def bf16_speedup(device: torch.device) -> float:
+    """Time of a convolution in float32 over its time in bfloat16; 0 where it does not run in bfloat16."""
+    # a CPU's own time, because other programs would lengthen the slower call more than the faster one
+    timer, seconds = time.process_time if device.type == "cpu" else time.perf_counter, []
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = nn.Conv2d(128, 128, 3, padding=1).to(device, dtype)
+        images = torch.zeros(4, 128, 16, 16, device=device, dtype=dtype)
+        try:
+            seconds.append(best_seconds(lambda layer=layer, images=images: layer(images), device, 5, timer))
+        except RuntimeError:
+            return 0.0
+    return seconds[0] / seconds[1]
+
+
+def best_seconds(
+    call: Callable[[], object], device: torch.device, times: int = 3, timer: Callable[[], float] = time.perf_counter
+) -> float:
+    """The shortest of several calls, after one that is not timed."""
+    measured = []
+    for _ in range(times + 1):
+        start = timer()
+        call()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        measured.append(timer() - start)
+    return min(measured[1:])

@@ -24,7 +24,7 @@ from ..files import whole_file, without_nan, write_json
 from .arguments import RunArguments
 from .checkpoints import check_same_checkpoint, checkpoint_paths, load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
-from .execution import Execution, begin_on, compiles, obstacle_to_compiling
+from .execution import Execution, begin_on, bf16_speedup, compiles, obstacle_to_compiling
 from .kinds import Kind, arguments_of
 from .pace import Length, Pace, adjusted, length_in
 from .page import write_page
@@ -181,7 +181,7 @@ class Run:
             self.total_steps, self.pace = UNKNOWN_LENGTH, Pace(arguments.max_minutes, 1 - late_from)
         self.execution = replace(execution, compiled=self._compiles(execution.device))
         if accelerator.is_main_process:
-            logger.info("%s", self.execution)
+            self._say_execution(accelerator.device)
         if accelerator.log_with:
             start_trackers(accelerator, arguments)
         self.images_seen = 0
@@ -196,6 +196,14 @@ class Run:
         self.bar = tqdm(disable=True)
         self.shown: dict[str, str] = {}  # beside the bar
         self.parts: dict[str, Any] = {}
+
+    def _say_execution(self, device: torch.device) -> None:
+        logger.info("%s", self.execution)
+        if self.execution.mixed_precision == "bf16" and 0 < (speedup := bf16_speedup(device)) < 1:
+            longer = 1 / speedup
+            logger.warning(
+                "A convolution takes %.1f times as long in bf16 as in float32 here. Pass --mixed_precision no.", longer
+            )
 
     def _compiles(self, device: str) -> bool:
         """Whether the step is compiled.

@@ -15,8 +15,9 @@ from huggingface_hub import HfApi, get_token
 from ..environment import hardware, library_versions
 from ..errors import InputError
 from ..loading import choose_device
+from ..training.execution import best_seconds
 from ..training.models import UNETS, build_unet, parameters, use_attention
-from .machine import Machine, best_seconds, look_at_machine
+from .machine import Machine, look_at_machine
 
 LIBRARIES = ("animal-ldm", "torch", "diffusers", "transformers", "accelerate", "datasets", "huggingface_hub", "tyro")
 # Package, the extra of ours that installs it, and what it is for.
@@ -62,7 +63,7 @@ def of_device(machine: Machine, found: dict) -> Iterator[Finding]:
     speedup = machine.bf16_speedup
     if speedup:
         yield Finding(
-            "bf16", f"{speedup:.1f} times as fast as float32", "" if speedup > 1.2 else "Train with float32."
+            "bf16", f"{speedup:.2g} times as fast as float32", "" if speedup > 1.2 else "Train with float32."
         )
     else:
         yield Finding("bf16", "does not run here", "Train with float32.")

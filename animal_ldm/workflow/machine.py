@@ -2,18 +2,17 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
 
 from ..environment import hardware
 from ..evaluation.extractors import INCEPTION_FILE
 from ..files import cache_root
 from ..loading import choose_device
+from ..training.execution import bf16_speedup
 
 # Name of torchvision's file of SqueezeNet 1.1, below the folder of torch.hub.
 SQUEEZENET_FILE = "squeezenet1_1-b8a52dc0.pth"
@@ -58,35 +57,6 @@ def look_at_machine(folder: Path) -> Machine:
         has_inception=(cache_root() / INCEPTION_FILE).is_file(),
         has_squeezenet=Path(torch.hub.get_dir(), "checkpoints", SQUEEZENET_FILE).is_file(),
     )
-
-
-@torch.no_grad()
-def bf16_speedup(device: torch.device) -> float:
-    """Time of a convolution in float32 over its time in bfloat16; 0 where it does not run in bfloat16."""
-    # a CPU's own time, because other programs would lengthen the slower call more than the faster one
-    timer, seconds = time.process_time if device.type == "cpu" else time.perf_counter, []
-    for dtype in (torch.float32, torch.bfloat16):
-        layer = nn.Conv2d(128, 128, 3, padding=1).to(device, dtype)
-        images = torch.zeros(16, 128, 16, 16, device=device, dtype=dtype)
-        try:
-            seconds.append(best_seconds(lambda layer=layer, images=images: layer(images), device, 10, timer))
-        except RuntimeError:
-            return 0.0
-    return seconds[0] / seconds[1]
-
-
-def best_seconds(
-    call: Callable[[], object], device: torch.device, times: int = 3, timer: Callable[[], float] = time.perf_counter
-) -> float:
-    """The shortest of several calls, after one that is not timed."""
-    measured = []
-    for _ in range(times + 1):
-        start = timer()
-        call()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        measured.append(timer() - start)
-    return min(measured[1:])
 
 
 def slowness(seconds: float = 0.2) -> float:

@@ -198,7 +198,7 @@ def choose_tuning(machine: Machine, minutes: float) -> Choice:
 def choose_precision(machine: Machine) -> Choice:
     faster = machine.bf16_speedup > 1.2
     return Choice(
-        "mixed_precision", "bf16" if faster else "no", f"bf16 convolutions: {machine.bf16_speedup:.1f} times as fast"
+        "mixed_precision", "bf16" if faster else "no", f"bf16 convolutions: {machine.bf16_speedup:.2g} times as fast"
     )
 
 

@@ -14,7 +14,13 @@ from animal_ldm.training.alignment import build_projector
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.batches import Batch
 from animal_ldm.training.equivariance import Transform
-from animal_ldm.training.execution import Execution, chosen_for, compiles, obstacle_to_compiling
+from animal_ldm.training.execution import (
+    Execution,
+    bf16_speedup,
+    chosen_for,
+    compiles,
+    obstacle_to_compiling,
+)
 from animal_ldm.training.text import build_text_encoder, build_tokenizer
 from animal_ldm.training.text_to_image import Networks, Trainer
 from tests.conftest import tiny_unet, tiny_vae
@@ -94,6 +100,18 @@ def test_a_run_says_that_it_cannot_be_compiled(tmp_path, caplog):
     torch.compiler.reset()
     with torch.compiler.set_stance(force_backend="eager"):
         assert run_of("auto").execution.compiled
+
+
+def test_a_run_says_when_bf16_is_slower_than_float32(tmp_path, caplog):
+    run.Run(Accelerator(cpu=True), TrainingArguments(data="", output_dir=str(tmp_path)), {}, 1, Execution())
+    assert "in bf16" not in caplog.text
+    speedup = bf16_speedup(torch.device("cpu"))
+    assert 1e-4 < speedup < 1e4
+    if 0.7 < speedup < 1.5:
+        pytest.skip("bf16 is as fast as float32 on this machine")
+    execution = Execution(mixed_precision="bf16")
+    run.Run(Accelerator(cpu=True), TrainingArguments(data="", output_dir=str(tmp_path)), {}, 1, execution)
+    assert ("Pass --mixed_precision no." in caplog.text) == (speedup < 1)
 
 
 def test_a_state_moves_to_where_the_optimizer_that_loads_it_counts():
