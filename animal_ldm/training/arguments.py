@@ -178,6 +178,8 @@ class DiffusionOptions(ObjectiveOptions):
     # Weight of representation alignment (REPA): the middle of the UNet learns to predict SqueezeNet's features of the
     # photo. 0 turns it off; 0.5 works well.
     alignment_weight: Identity[float] = 0.0
+    # Fraction of the run after which alignment ends: it helps early in a run and may bind the UNet later.
+    alignment_end: Free[float] = 1.0
     # Fraction of captions replaced by the empty caption, for classifier-free guidance.
     caption_dropout: Identity[float] = 0.1
     # How far to balance the classes: one of n photos is shown in proportion to n^(1 - balance_classes). 0 shows every
@@ -281,7 +283,7 @@ class TrainingArguments(
         check_minimum(self, 1, "num_ddpm_steps", "samples_per_class")
         check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every", "ema_snapshots_every")
         check_minimum(self, 2, "eval_images")
-        check_fraction(self, "caption_dropout", "dropout", "balance_classes")
+        check_fraction(self, "alignment_end", "caption_dropout", "dropout", "balance_classes")
         if self.snr_gamma is not None:
             check_positive(self, "snr_gamma")
         if self.fork is not None and Path(self.fork).resolve() == Path(self.output_dir).resolve():

@@ -109,7 +109,7 @@ def train(arguments: TrainingArguments) -> Path | None:
         extractor = load_extractor(arguments.eval_extractor, weights, device, arguments.cache_dir)
 
     identity = identity_of(arguments, (train_split, validation_split), networks, perceptual)
-    run = Run(accelerator, arguments, identity, len(train_split), execution)
+    run = Run(accelerator, arguments, identity, len(train_split), execution, arguments.alignment_end)
     execution = run.execution
     photos, validation_photos = encode_photos(
         Cache(accelerator, arguments.cache_dir), arguments, networks, perceptual, train_split, validation_split
@@ -136,7 +136,7 @@ def train(arguments: TrainingArguments) -> Path | None:
     for images_seen, pieces in prepared_along(run.steps(), batches.at, size, execution):
         # dropout inside the networks is a function of (seed, images seen, process) too
         torch.manual_seed(step_seed(arguments.seed, images_seen, accelerator.process_index + 1))
-        losses = trainer.step(pieces)
+        losses = trainer.step(pieces, aligned=not run.late)
         run.advance()
         trainer.ema.update(run.images_seen, size)
         if trainer.power_averages is not None:
@@ -362,13 +362,17 @@ class Trainer:
         with self.ema.swapped_in(), inference(self.model), torch.compiler.set_stance("force_eager"):
             yield
 
-    def step(self, pieces: Sequence[Batch]) -> dict[str, torch.Tensor]:
+    def step(self, pieces: Sequence[Batch], aligned: bool = True) -> dict[str, torch.Tensor]:
         """One optimizer step on this process's rows of the batch, a piece for each accumulation step.
+
+        Not `aligned`, the distance from the photos' features is only measured: with a weight of 0 every parameter
+        still has a gradient, which several processes wait for.
 
         Returns its losses. Nothing here waits for the device (except the loss scaling of fp16): its work is queued,
         and what is returned stays there.
         """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
+        alignment_weight = self.arguments.alignment_weight if aligned else 0.0
         names = ["train/loss"] + ["train/misalignment"] * (pieces[0].features is not None)
         sums = {name: torch.zeros((), device=accelerator.device) for name in names}
         for _, piece in zip(accumulate(accelerator, self.wrapped, self.arguments), pieces, strict=True):
@@ -376,7 +380,7 @@ class Trainer:
                 losses = self.losses(piece.to(accelerator.device))
             loss = losses["train/loss"]
             if "train/misalignment" in losses:
-                loss = loss + self.arguments.alignment_weight * losses["train/misalignment"]
+                loss = loss + alignment_weight * losses["train/misalignment"]
             accelerator.backward(loss / parts)
             for name in names:
                 sums[name] = sums[name] + losses[name].detach() / parts

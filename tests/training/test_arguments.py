@@ -53,6 +53,8 @@ def test_shared_arguments_out_of_range_are_named(arguments_class, name, value, m
         ("caption_dropout", 1.1, "--caption_dropout must be from 0 to 1, but is 1.1"),
         ("dropout", -0.1, "--dropout must be from 0 to 1"),
         ("snr_gamma", 0.0, "--snr_gamma must be greater than 0"),
+        ("balance_classes", 2.0, "--balance_classes must be from 0 to 1"),
+        ("alignment_end", 1.5, "--alignment_end must be from 0 to 1"),
         ("alignment_weight", -1.0, "--alignment_weight must be at least 0"),
         ("weight_decay", -1.0, "--weight_decay must be at least 0"),
         ("num_ddpm_steps", 10, "--num_inference_steps must be at most --num_ddpm_steps, 10, but is 25"),

@@ -444,12 +444,14 @@ def test_evaluating_keeps_the_best_weights_and_does_not_touch_the_run(arguments,
     assert_same_weights(evaluated.output_dir, arguments.output_dir, "unet")
 
 
-def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments, squeezenet_weights, tmp_path):
+@pytest.fixture
+def aligned(arguments, squeezenet_weights, tmp_path) -> TrainingArguments:
+    """Of a run with alignment, on photos that are large enough for SqueezeNet."""
     write_split(tmp_path / "data" / "train", 8, seed=1, size=32)
     write_split(tmp_path / "data" / "validation", 2, seed=2, size=32)
     config = {**json.loads(Path(arguments.unet).read_text()), "sample_size": 16}
     (tmp_path / "unet.json").write_text(json.dumps(config))
-    aligned = dataclasses.replace(
+    return dataclasses.replace(
         arguments,
         data=str(tmp_path / "data"),
         image_size=32,
@@ -459,6 +461,9 @@ def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments
         alignment_weight=0.5,
         squeezenet_weights=str(squeezenet_weights),
     )
+
+
+def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(aligned, tmp_path):
     train(aligned)
     misalignment = history(aligned, "train/misalignment")
     assert misalignment[-1] < misalignment[0] - 0.02
@@ -469,6 +474,18 @@ def test_aligned_run_learns_the_features_and_publishes_nothing_of_them(arguments
     assert_same_weights(aligned.output_dir, pieces.output_dir, "unet")
     with pytest.raises(InputError, match=r"alignment_weight was 0\.5, is 0\.0"):
         train(dataclasses.replace(pieces, alignment_weight=0.0, resume=True))
+
+
+def test_after_its_end_alignment_has_no_effect(aligned, tmp_path):
+    def trained(name: str, **changes) -> dict[str, torch.Tensor]:
+        train(dataclasses.replace(aligned, num_epochs=2, output_dir=str(tmp_path / name), **changes))
+        return weights_of(tmp_path / name, "unet")
+
+    without, never = trained("without", alignment_weight=0.0), trained("never", alignment_end=0.0)
+    half, whole = trained("half", alignment_end=0.5), trained("whole")
+    assert all(torch.equal(without[name], never[name]) for name in without)
+    for one, other in [(never, half), (half, whole)]:
+        assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_finished_run_takes_another_decoder_but_not_another_encoder(arguments, parts, tmp_path):
