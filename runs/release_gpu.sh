@@ -150,7 +150,7 @@ print("torch", torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_
 train() { # COMMAND FOLDER ARGUMENTS...: begin it, or go on with it, for as long as a stage may take
     if [ -f "$2/training_report.json" ]; then return; fi
     local arguments=("$1" --output_dir "$2" "${@:3}" --squeezenet_weights "$inputs/start/squeezenet.safetensors"
-        --mixed_precision bf16 --report_to none --cache_dir "$work/cache" --checkpoints_total_limit 1
+        --report_to none --cache_dir "$work/cache" --checkpoints_total_limit 1
         --validate_every 1000000000 ${COUNTRY:+--country "$COUNTRY"})
     if [ -d "$2/checkpoints" ]; then arguments+=(--resume); fi
     limited=(timeout --signal=KILL "$limit")
@@ -172,13 +172,14 @@ else # any value: sizes for a CPU
     unet_options=(--unet tiny --dropout 0.15 --batch_size 8 --learning_rate 1e-3 --ema_half_life 100 --eval_images 11
         --samples_per_class 1 --num_inference_steps 2)
 fi
-# as runs/2026-11-25-autoencoder.sh and runs/2026-11-25-animal-ldm-128.sh
+# as runs/2026-11-25-autoencoder.sh and runs/2026-11-25-animal-ldm-128.sh, but for the second half of the UNet's training:
+# without alignment, as runs/2026-11-25-own-proportions.sh. Classes go by the root of their sizes, which was not tried.
 autoencoder_options+=(--data "$inputs/photos33" --pretrained "$inputs/start/released" --kl_weight 0.05 --equivariance 0.2
     --discriminator features --discriminator_start 0)
 decoder_options+=(--data "$inputs/photos33" --decoder_only --learning_rate 2e-4 --num_warmup_steps 100
     --discriminator features --discriminator_start 0 --discriminator_learning_rate 2e-4)
-unet_options+=(--data "$inputs/photos11" --text_encoder scratch --balance_classes 1 --snr_gamma None --alignment_weight 0.5
-    --lr_schedule cosine --scheduler sde_dpm --save_dtype float16 --eval_every 1000000000 --eval_extractor "$proxy")
+unet_options+=(--data "$inputs/photos11" --text_encoder scratch --balance_classes 0.5 --snr_gamma None --alignment_weight 0.5
+    --alignment_end 0.5 --lr_schedule cosine --scheduler sde_dpm --save_dtype float16 --eval_every 1000000000 --eval_extractor "$proxy")
 
 measure() { # MINUTES of training in all
     local minutes=${MEASURE_MINUTES:-1}
