@@ -12,6 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from animal_ldm.files import file_sha256
+
 QUALITY = 90  # of 100
 SHARES = {"autoencoder": 8, "decoder": 3, "unet": 12}  # of the minutes
 
@@ -28,6 +30,7 @@ def webp(prepared: str, out: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with Image.open(source) as image:
                 image.save(target, "WEBP", quality=QUALITY)
+            record["sha256"] = file_sha256(target)
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
         Path(out, split, "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -4,6 +4,9 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Read by huggingface_hub at import: a test that reaches for the network fails instead of passing by luck.
@@ -154,3 +157,21 @@ def browser():
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def held_by_another(lock: Path) -> Iterator[subprocess.Popen]:
+    """In this context another process holds the lock; then it is killed."""
+    code = f"""
+from pathlib import Path
+from animal_ldm.locks import locked
+with locked(Path({str(lock)!r}), "it"):
+    print("held", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"held\n"
+        try:
+            yield process
+        finally:
+            process.kill()

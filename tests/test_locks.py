@@ -9,15 +9,7 @@ import pytest
 from animal_ldm import locks
 from animal_ldm.errors import InputError
 from animal_ldm.locks import locked, lost_process
-
-HOLD = """
-import sys
-from pathlib import Path
-from animal_ldm.locks import locked
-with locked(Path(sys.argv[1]), "it"):
-    print("held", flush=True)
-    input()
-"""
+from tests.conftest import held_by_another
 
 
 @pytest.fixture
@@ -27,13 +19,8 @@ def lock(tmp_path):
 
 @pytest.fixture
 def holder(lock):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout and process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with held_by_another(lock) as process:
+        yield process
 
 
 def test_the_second_says_who_holds_it_and_the_lock_goes_with_its_process(lock, holder):

@@ -1,5 +1,6 @@
 """`animal-ldm evaluate`: a pipeline and real photos -> a table, `results.json` and plots."""
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass, replace
@@ -183,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..evaluation.table import table
     from ..files import cache_root
     from ..loading import choose_device, load_pipeline
+    from ..locks import locked
     from ..perceptual import PerceptualDistance
 
     prompts, split = "classes", arguments.split or "train"
@@ -223,8 +225,10 @@ def main(argv: list[str] | None = None) -> None:
         save_reference=arguments.save_reference,
     )
     measurer = Measurer(first, arguments.batch_size, arguments.workers, shared, cache, tuple(more))
-    results = evaluate(model, photos, measurer, settings)
+    out = settings.out
+    with locked(out / ".lock", f"--out {out}") if state.is_main_process else contextlib.nullcontext():
+        results = evaluate(model, photos, measurer, settings)
     if state.is_main_process:
         print(table(results))
-        print(f"\nreport.html, results.json and plots: {settings.out}")
+        print(f"\nreport.html, results.json and plots: {out}")
     state.destroy_process_group()

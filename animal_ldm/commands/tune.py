@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..evaluation.tuning import Tuner, TuneSettings
     from ..files import cache_root
     from ..loading import choose_device, load_pipeline, store_sampling_defaults
+    from ..locks import locked
     from ..training.ema import averaged_weights, load_weights, snapshots_of, write_averaged_pipeline
 
     show_progress()
@@ -136,8 +137,9 @@ def main(argv: list[str] | None = None) -> None:
     tuner = Tuner(
         pipeline, photos, Measurer(extractor, arguments.batch_size, arguments.workers, cache=cache), settings
     )
-    found = tuner.run()
-    tuning_report.write(found, tuner.shown(), settings.out)
+    with locked(settings.out / ".lock", f"--out {settings.out}"):
+        found = tuner.run()
+        tuning_report.write(found, tuner.shown(), settings.out)
     print(tuning_report.report(found))
     print(f"tune.json, tune.md and pictures: {settings.out}")
     if found.chosen == found.default or found.chosen is None:

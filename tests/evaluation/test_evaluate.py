@@ -23,6 +23,7 @@ from animal_ldm.evaluation import extractors, samples
 from animal_ldm.evaluation.images import images_of_split
 from animal_ldm.evaluation.results import read_results
 from animal_ldm.perceptual import PerceptualDistance
+from tests.conftest import held_by_another
 from tests.evaluation.test_extractors import tiny_clip
 
 
@@ -116,6 +117,16 @@ def test_second_run_samples_nothing_and_finds_the_same(run, tiny_pipeline_folder
     first, *_ = run(tiny_pipeline_folder, "-n", "20", "--steps", "2")
     monkeypatch.setattr(samples, "whole_file", lambda *_: pytest.fail("an image was sampled again"))
     assert run(tiny_pipeline_folder, "-n", "20", "--steps", "2")[0] == first
+
+
+def test_a_second_evaluation_in_the_same_folder_says_who_holds_it(run, tiny_pipeline_folder, tmp_path):
+    with (
+        held_by_another(tmp_path / "out" / ".lock") as other,
+        pytest.raises(InputError, match=f"--out .*out is in use by process {other.pid} on "),
+    ):
+        run(tiny_pipeline_folder, "-n", "20", "--steps", "1")
+    run(tiny_pipeline_folder, "-n", "20", "--steps", "1")
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 @pytest.mark.slow

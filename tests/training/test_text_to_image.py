@@ -41,6 +41,7 @@ from animal_ldm.training.execution import Execution
 from animal_ldm.training.kinds import Kind, kinds
 from animal_ldm.training.text_to_image import train
 from animal_ldm.training.validation import sample_grid, save_pipeline
+from tests.conftest import held_by_another
 from tests.training.conftest import assert_same_weights, weights_of, write_split
 
 ROOT = Path(animal_ldm.__file__).parent.parent
@@ -706,19 +707,11 @@ def launch(arguments: TrainingArguments, processes: int = 1, **options) -> subpr
 
 def test_a_second_run_in_the_same_folder_says_who_holds_it(arguments):
     lock = Path(arguments.output_dir, ".lock")
-    code = f"""
-from pathlib import Path
-from animal_ldm.locks import locked
-with locked(Path({str(lock)!r}), "it"):
-    print("held", flush=True)
-    input()
-"""
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert other.stdout and other.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match=f"output_dir .*model is in use by process {other.pid} on "):
+    with (
+        held_by_another(lock) as other,
+        pytest.raises(InputError, match=f"output_dir .*model is in use by process {other.pid} on "),
+    ):
         train(arguments)
-    other.kill()
-    other.wait()
     train(dataclasses.replace(arguments, num_epochs=0.3))
     assert not lock.exists()
 
