@@ -11,8 +11,8 @@ from pathlib import Path
 
 # Read by huggingface_hub at import: a test that reaches for the network fails instead of passing by luck.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Read by PyTorch at import, here and in the processes that tests start: networks as tiny as these gain nothing from more
-# threads, and several test processes share the cores.
+# Read by PyTorch at import, here and in the processes that tests start: networks as tiny as these gain nothing from
+# more threads, and several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
