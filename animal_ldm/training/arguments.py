@@ -178,7 +178,8 @@ class DiffusionOptions(ObjectiveOptions):
     # Weight of representation alignment (REPA): the middle of the UNet learns to predict SqueezeNet's features of the
     # photo. 0 turns it off; 0.5 works well.
     alignment_weight: Identity[float] = 0.0
-    # Fraction of the run after which alignment ends: it helps early in a run and may bind the UNet later.
+    # Fraction of the run after which alignment ends: it helps early in a run and may bind the UNet later (HASTE, arXiv
+    # 2505.16792).
     alignment_end: Free[float] = 1.0
     # Fraction of captions replaced by the empty caption, for classifier-free guidance.
     caption_dropout: Identity[float] = 0.1

@@ -109,7 +109,8 @@ def train(arguments: TrainingArguments) -> Path | None:
         extractor = load_extractor(arguments.eval_extractor, weights, device, arguments.cache_dir)
 
     identity = identity_of(arguments, (train_split, validation_split), networks, perceptual)
-    run = Run(accelerator, arguments, identity, len(train_split), execution, arguments.alignment_end)
+    aligned_until = arguments.alignment_end if arguments.alignment_weight > 0 else 1.0
+    run = Run(accelerator, arguments, identity, len(train_split), execution, aligned_until)
     execution = run.execution
     photos, validation_photos = encode_photos(
         Cache(accelerator, arguments.cache_dir), arguments, networks, perceptual, train_split, validation_split
