@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
@@ -24,6 +25,13 @@ from torchvision.models import squeezenet1_1
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TINY_CLASSES = ["lion", "polar bear", "wolf", "zebra"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state():
+    """Accelerate keeps one state per process, whose device and precision cannot be changed: each test has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def tiny_tokenizer(model_max_length: int = 24) -> CLIPTokenizer:

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from animal_ldm.errors import InputError
@@ -131,8 +130,7 @@ def test_a_state_moves_to_where_the_optimizer_that_loads_it_counts():
 @pytest.fixture
 def device():
     """A device whose values cannot be read: "meta". Whatever would make the CPU wait for a GPU is an error there."""
-    yield torch.device("meta")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return torch.device("meta")
 
 
 def accelerator_on(device: torch.device) -> Accelerator:

@@ -17,7 +17,6 @@ import psutil
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
@@ -45,13 +44,6 @@ from tests.conftest import held_by_another
 from tests.training.conftest import assert_same_weights, weights_of, write_split
 
 ROOT = Path(animal_ldm.__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    """Accelerate keeps one state per process; tests that choose another precision need their own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 import animal_ldm
 from animal_ldm.commands.run import main
@@ -238,7 +237,6 @@ def test_twenty_photos_without_classes_give_a_model_and_say_what_was_not_measure
     for number in range(20):
         (tmp_path / "photos" / f"{number:03d}.txt").write_text(f"a pattern, number {number}")
     main([str(tmp_path / "photos"), str(tmp_path / "out"), "--minutes", "1"])
-    AcceleratorState._reset_state(reset_partial_state=True)
     printed = capsys.readouterr().out
     assert "Not measured: 16 training and 4 validation photos are too few" in printed
     assert 'animal-ldm generate "a pattern, number' in printed and "The photos have no class" in printed
