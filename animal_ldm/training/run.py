@@ -181,7 +181,7 @@ class Run:
             self.total_steps, self.pace = UNKNOWN_LENGTH, Pace(arguments.max_minutes, 1 - late_from)
         self.execution = replace(execution, compiled=self._compiles(execution.device))
         if accelerator.is_main_process:
-            self._say_execution(accelerator.device)
+            self._say_execution()
         if accelerator.log_with:
             start_trackers(accelerator, arguments)
         self.images_seen = 0
@@ -197,12 +197,12 @@ class Run:
         self.shown: dict[str, str] = {}  # beside the bar
         self.parts: dict[str, Any] = {}
 
-    def _say_execution(self, device: torch.device) -> None:
+    def _say_execution(self) -> None:
         logger.info("%s", self.execution)
-        if self.execution.mixed_precision == "bf16" and 0 < (speedup := bf16_speedup(device)) < 1:
-            longer = 1 / speedup
+        if self.execution.mixed_precision == "bf16" and 0 < (speedup := bf16_speedup(self.accelerator.device)) < 1:
             logger.warning(
-                "A convolution takes %.1f times as long in bf16 as in float32 here. Pass --mixed_precision no.", longer
+                "A convolution takes %.1f times as long in bf16 as in float32 here. Pass --mixed_precision no.",
+                1 / speedup,
             )
 
     def _compiles(self, device: str) -> bool:

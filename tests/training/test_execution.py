@@ -13,13 +13,7 @@ from animal_ldm.training.alignment import build_projector
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.batches import Batch
 from animal_ldm.training.equivariance import Transform
-from animal_ldm.training.execution import (
-    Execution,
-    bf16_speedup,
-    chosen_for,
-    compiles,
-    obstacle_to_compiling,
-)
+from animal_ldm.training.execution import Execution, bf16_speedup, chosen_for, compiles, obstacle_to_compiling
 from animal_ldm.training.text import build_text_encoder, build_tokenizer
 from animal_ldm.training.text_to_image import Networks, Trainer
 from tests.conftest import tiny_unet, tiny_vae
