@@ -81,6 +81,16 @@ class SamplingOptions:
         return Sampling(**{**(pipeline.sampling_defaults if pipeline else {}), **given})
 
 
+def describe_guidance(scale: float, interval: tuple[float, float], rescale: float) -> str:
+    """How the steps are guided, in a few words: "guidance 3 from 0.1 to 0.8 of the steps, rescale 0.5"."""
+    start, stop = interval
+    return (
+        f"guidance {scale:g}"
+        + ("" if (start, stop) == (0, 1) else f" from {start:g} to {stop:g} of the steps")
+        + (f", rescale {rescale:g}" if rescale else "")
+    )
+
+
 @contextlib.contextmanager
 def quiet(pipeline: "AnimalLDMPipeline") -> Iterator[None]:
     """Without the pipeline's warnings about prompts, for those that come from a dataset by the thousand."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..sampling import describe_guidance
 from .results import BASELINE, AttributeResult, AutoencoderResult, ClassResult, Metric, Results, Sweep
 
 NOT_MEASURED = "not measured"
@@ -187,11 +188,10 @@ def sampling_line(results: Results) -> str:
     sampling, repeats = results.sampling, results.metrics[0].repeats
     if not sampling:
         return "samples: a folder of images"
-    start, stop = sampling.guidance_interval
-    guided = "" if (start, stop) == (0, 1) else f" from {start:g} to {stop:g} of the steps"
+    guidance = describe_guidance(sampling.guidance_scale, sampling.guidance_interval, sampling.guidance_rescale)
     return (
-        f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, guidance "
-        f"{sampling.guidance_scale:g}{guided}, seed {sampling.seed}, class mix {sampling.class_mix}, "
+        f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, {guidance}, seed {sampling.seed}, "
+        f"class mix {sampling.class_mix}, "
         f"prompts: {PROMPTS[sampling.prompts_from]}, "
         + ("1 sample set" if repeats == 1 else f"{repeats} sample sets, mean ± standard deviation")
     )

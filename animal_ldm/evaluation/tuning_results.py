@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..errors import InputError
-from ..sampling import Sampling
+from ..sampling import Sampling, describe_guidance
 from .results import ExtractorInfo, parse
 
 SCHEMA_VERSION = 1
@@ -181,13 +181,9 @@ def conclude(found: Tuning) -> tuple[Setting, str]:
 
 def describe(setting: Setting) -> str:
     """A setting in a line."""
-    start, stop = setting.guidance_interval
-    whole = (start, stop) == (0, 1)
-    return (
-        f"{setting.scheduler}, {setting.num_inference_steps} steps, guidance {setting.guidance_scale:g}"
-        + ("" if whole else f" from {start:g} to {stop:g}")
-        + (f", rescale {setting.guidance_rescale:g}" if setting.guidance_rescale else "")
-        + ("" if setting.sigma_rel is None else f", average {setting.sigma_rel:g}")
+    guidance = describe_guidance(setting.guidance_scale, setting.guidance_interval, setting.guidance_rescale)
+    return f"{setting.scheduler}, {setting.num_inference_steps} steps, {guidance}" + (
+        "" if setting.sigma_rel is None else f", average {setting.sigma_rel:g}"
     )
 
 
