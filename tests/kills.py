@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from animal_ldm import AnimalLDMPipeline, cli
 from tests.conftest import tiny_components
 from tests.data.captioners import save
 from tests.data.photos_on_disk import write_photos
-from tests.forked import fork
+from tests.forked import fork_several
 from tests.publishing.attacks import REPO, make_dataset, push_to
 from tests.publishing.hub_server import Hub
 from tests.training.conftest import write_parts, write_split
@@ -206,22 +205,9 @@ class Ended:
 
 def run(work: Work, folder: Path, again: bool, kill: Kill | None = None) -> Ended:
     """Start the command, kill it if asked to, and wait until all its processes have ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def main(rank: int) -> Callable[[], None]:
-        def started() -> None:
-            if work.processes > 1:
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-            work.main(folder, again)()
-
-        return started
-
     with tempfile.TemporaryFile() as output:
-        processes = [psutil.Process(fork(main(rank), output)) for rank in range(work.processes)]
-        ended = wait(processes, kill)
+        children = fork_several(work.main(folder, again), work.processes, output)
+        ended = wait([psutil.Process(child) for child in children], kill)
         output.seek(0)
         ended.output = output.read().decode(errors="replace")
     return ended

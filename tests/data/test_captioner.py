@@ -6,11 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -27,6 +25,7 @@ from animal_ldm.data.settings import CaptioningSettings
 from animal_ldm.errors import InputError
 from animal_ldm.publishing.rules import check_card
 
+from ..forked import exit_codes, fork_several, wait_until
 from .captioners import FAMILIES, blip, save
 from .photos_on_disk import contents, photo, write_photos
 from .test_prepare import prepare, rows
@@ -343,35 +342,32 @@ def test_captions_of_models_end_up_after_the_others():
 # --- interruptions and several processes -----------------------------------------------------------------------------
 
 
-def command(data, model, *options: str) -> list[str]:
-    return ["animal_ldm", "caption", str(data), "--model", str(model), "--device", "cpu", *options]
-
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 SAMPLED = ("--num_captions", "2", "--batch_size", "2", "--max_new_tokens", "40")
 
 
 def test_a_killed_run_resumes(data, model, tmp_path):
-    main([*command(data, model, *SAMPLED)[2:]])
+    caption(data, model, *SAMPLED)
     expected = contents(data)
     caption(data, model)  # other captions
     before = contents(data)
-    process = subprocess.Popen([sys.executable, "-m", *command(data, model, *SAMPLED)], env=ENVIRONMENT)
-    deadline = time.monotonic() + 120
-    work: list[Path] = []
-    while not (work := list(data.glob(".captions/*/process-0000.jsonl"))) or work[0].read_bytes().count(b"\n") < 4:
-        assert time.monotonic() < deadline and process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    written = work[0].read_bytes()
+
+    def work() -> list[Path]:
+        return list(data.glob(".captions/*/process-0000.jsonl"))
+
+    with (tmp_path / "output").open("wb") as output:
+        [child] = fork_several(lambda: caption(data, model, *SAMPLED), 1, output)
+        wait_until(lambda: any(file.read_bytes().count(b"\n") >= 4 for file in work()), [child])
+        os.kill(child, signal.SIGKILL)
+        assert exit_codes([child]) == [-signal.SIGKILL]
+    written = work()[0].read_bytes()
     assert {name: file for name, file in contents(data).items() if ".captions" not in name} == before
     # What was done is taken as it is, a line that was cut off is not.
     lines = written[: written.rfind(b"\n") + 1].splitlines(keepends=True)
     first = json.loads(lines[0])
-    work[0].write_bytes(
+    work()[0].write_bytes(
         json.dumps(first | {"captions": ["a mark"]}).encode() + b"\n" + b"".join(lines[1:]) + lines[0][:30]
     )
-    main([*command(data, model, *SAMPLED)[2:]])
+    caption(data, model, *SAMPLED)
     marked = next(row for row in all_rows(data) if "a mark" in row["texts"])
     assert first["photo"].endswith(marked["file_name"])
     assert not (data / ".captions").exists()
@@ -402,23 +398,23 @@ def test_a_finished_run_is_not_repeated(data, model, capsys):
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == times
 
 
-def test_two_processes_caption_as_one_and_resume(data, model):
-    main([*command(data, model, *SAMPLED)[2:]])
+def test_two_processes_caption_as_one_and_resume(data, model, tmp_path):
+    caption(data, model, *SAMPLED)
     expected = contents(data)
     caption(data, model)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    launch += command(data, model, *SAMPLED)
-    process = subprocess.Popen(launch, env=ENVIRONMENT)
-    deadline = time.monotonic() + 120
-    while sum(path.stat().st_size > 0 for path in data.glob(".captions/*/process-*.jsonl")) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
-    for part in [*psutil.Process(process.pid).children(recursive=True), process]:  # the launcher alone is not enough
-        part.kill()
-    process.wait()
-    assert contents(data) != expected
-    run = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("15 photos got") == 1
+    with (tmp_path / "output").open("wb") as output:
+        children = fork_several(lambda: caption(data, model, *SAMPLED), 2, output)
+        wait_until(
+            lambda: sum(path.stat().st_size > 0 for path in data.glob(".captions/*/process-*.jsonl")) == 2, children
+        )
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        assert exit_codes(children) == [-signal.SIGKILL] * 2
+        assert contents(data) != expected
+        again = exit_codes(fork_several(lambda: caption(data, model, *SAMPLED), 2, output))
+    printed = (tmp_path / "output").read_text()
+    assert again == [0, 0], printed
+    assert printed.count("15 photos got") == 1
     assert contents(data) == expected
 
 
@@ -485,22 +481,16 @@ def test_incomplete_captioners(data, tmp_path):
         caption(data, other)
 
 
-def test_a_model_of_the_hub_is_recorded_with_its_commit(data, tmp_path):
+def test_a_model_of_the_hub_is_recorded_with_its_commit(data, tmp_path, monkeypatch, capsys):
     """From the cache of the Hub, as a download leaves it."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--owner--blip-tiny"
     save("blip", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    run = subprocess.run(
-        [sys.executable, "-m", *command(data, "owner/blip-tiny", "--max_new_tokens", "12")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=ENVIRONMENT | {"HF_HUB_CACHE": str(tmp_path / "hub")},
-    )
-    assert run.returncode == 0, run.stderr
-    assert f"15 photos got 15 captions by owner/blip-tiny (revision {commit})" in run.stdout
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    caption(data, "owner/blip-tiny")
+    assert f"15 photos got 15 captions by owner/blip-tiny (revision {commit})" in capsys.readouterr().out
     card = (data / "dataset_card.md").read_text()
     assert f"[owner/blip-tiny](https://huggingface.co/owner/blip-tiny), revision `{commit}`" in card
     assert sum(len(by_model(row, "owner/blip-tiny")) for row in all_rows(data)) == 15
@@ -526,20 +516,15 @@ class NoSuchRepository(BaseHTTPRequestHandler):
         pass
 
 
-def test_no_such_model_on_the_hub(data):
-    server = HTTPServer(("127.0.0.1", 0), NoSuchRepository)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = ENVIRONMENT | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
-    run = subprocess.run(
-        [sys.executable, "-m", *command(data, "nobody/nothing")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
-    )
-    server.shutdown()
-    assert run.returncode == 2
-    assert "the Hub has no model of that name that you may read" in run.stderr and "Traceback" not in run.stderr
+def test_no_such_model_on_the_hub(data, monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), NoSuchRepository) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        url = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+        with pytest.raises(InputError, match="the Hub has no model of that name that you may read"):
+            caption(data, "nobody/nothing")
+        server.shutdown()
 
 
 def test_help_is_fast_because_it_imports_no_torch():
@@ -549,6 +534,6 @@ def test_help_is_fast_because_it_imports_no_torch():
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'accelerate', 'diffusers'} & sys.modules.keys()"
     )
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "--num_captions" in run.stdout

@@ -2,9 +2,9 @@
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import warnings
 from fractions import Fraction
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 
 from animal_ldm.errors import InputError
-from animal_ldm.evaluation import metrics
+from animal_ldm.evaluation import features, metrics
 from animal_ldm.evaluation.extractors import load_extractor
 from animal_ldm.evaluation.features import Measurer
 from animal_ldm.evaluation.images import images_of_folder
@@ -33,6 +34,8 @@ from animal_ldm.evaluation.metrics import (
     neighbourhoods,
     precision_recall,
 )
+
+from ..forked import exit_codes, fork_several
 
 
 def gaussians(n: int, m: int, dim: int, shift: float = 0.1, scale: float = 1.05, seed: int = 0):
@@ -546,19 +549,12 @@ def test_memory_is_that_of_a_block_not_of_all_distances():
 # Several processes
 
 
-def test_two_processes_count_the_same(tmp_path):
-    script = tmp_path / "share.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        from accelerate import PartialState
-        from test_metrics import gaussians
-        from animal_ldm.evaluation import features
-        from animal_ldm.evaluation.metrics import moments, neighbourhoods
+def test_two_processes_count_the_same():
+    real, fake = gaussians(300, 251, 64)
+
+    def share() -> None:
         state = PartialState(cpu=True)
         assert state.num_processes == 2
-        real, fake = gaussians(300, 251, 64)
         found = neighbourhoods(real, fake, [3, 5], block=64, state=state)
         own, alone = moments(fake, state), moments(fake)
         assert own.number == 251 and abs(own.mean - alone.mean).max() < 1e-14
@@ -571,14 +567,10 @@ def test_two_processes_count_the_same(tmp_path):
         assert torch.equal(torch.cat(got), torch.tensor(fake))
         print(found, flush=True) if state.process_index == 1 else None
         state.destroy_process_group()
-        """)
-    )
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        capture_output=True,
-        timeout=120,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(neighbourhoods(*gaussians(300, 251, 64), [3, 5]))
+
+    with tempfile.TemporaryFile() as output:
+        codes = exit_codes(fork_several(share, 2, output))
+        output.seek(0)
+        printed = output.read().decode()
+    assert codes == [0, 0], printed
+    assert str(neighbourhoods(real, fake, [3, 5])) in printed.splitlines()

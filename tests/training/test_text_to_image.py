@@ -737,7 +737,7 @@ def test_a_lost_process_ends_the_others_within_a_minute_with_a_sentence(argument
 
 
 def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp_path):
-    arguments = dataclasses.replace(arguments, num_epochs=15, checkpoint_every=8, validate_every=10_000)
+    arguments = dataclasses.replace(arguments, num_epochs=5, checkpoint_every=8, validate_every=10_000)
     process = launch(arguments)
     checkpoints = Path(arguments.output_dir, "checkpoints")
     deadline = time.monotonic() + 120
@@ -747,7 +747,7 @@ def test_killed_and_resumed_run_equals_one_that_was_never_stopped(arguments, tmp
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path(arguments.output_dir, "training_report.json").exists()
-    assert launch(dataclasses.replace(arguments, resume=True)).wait() == 0
+    train(dataclasses.replace(arguments, resume=True))
     whole = dataclasses.replace(arguments, output_dir=str(tmp_path / "whole"))
     train(whole)
     assert history(arguments, "train/loss") == history(whole, "train/loss")
