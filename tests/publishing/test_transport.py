@@ -50,7 +50,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 @pytest.fixture
 def in_a_hurry(monkeypatch):
     """Short limits."""
-    for name, seconds in {"silence": 0.5, "reply": 1.0, "push": 2.0, "rate": 1e9}.items():
+    for name, seconds in {"silence": 0.25, "reply": 0.5, "push": 1.0, "rate": 1e9}.items():
         monkeypatch.setattr(transport.LIMITS, name, seconds)
 
 
