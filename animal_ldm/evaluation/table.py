@@ -191,8 +191,7 @@ def sampling_line(results: Results) -> str:
     guidance = describe_guidance(sampling.guidance_scale, sampling.guidance_interval, sampling.guidance_rescale)
     return (
         f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, {guidance}, seed {sampling.seed}, "
-        f"class mix {sampling.class_mix}, "
-        f"prompts: {PROMPTS[sampling.prompts_from]}, "
+        f"class mix {sampling.class_mix}, prompts: {PROMPTS[sampling.prompts_from]}, "
         + ("1 sample set" if repeats == 1 else f"{repeats} sample sets, mean ± standard deviation")
     )
 

@@ -15,6 +15,7 @@ import yaml
 from datasets import load_dataset
 from transformers import CLIPConfig, CLIPModel
 
+from animal_ldm import cli
 from animal_ldm.commands.caption import main
 from animal_ldm.data.captioner import CHAT_PROMPT, Captioner, SeededSampling, find_captioner
 from animal_ldm.data.captioning import name_class, with_captions
@@ -516,15 +517,18 @@ class NoSuchRepository(BaseHTTPRequestHandler):
         pass
 
 
-def test_no_such_model_on_the_hub(data, monkeypatch):
+def test_no_such_model_on_the_hub(data, monkeypatch, capsys):
     with HTTPServer(("127.0.0.1", 0), NoSuchRepository) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         url = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
-        with pytest.raises(InputError, match="the Hub has no model of that name that you may read"):
-            caption(data, "nobody/nothing")
+        with pytest.raises(SystemExit) as left:
+            cli.main(["caption", str(data), "--model", "nobody/nothing", "--device", "cpu"])
         server.shutdown()
+    printed = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "the Hub has no model of that name that you may read" in printed and "Traceback" not in printed
 
 
 def test_help_is_fast_because_it_imports_no_torch():
