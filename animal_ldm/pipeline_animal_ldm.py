@@ -1,18 +1,20 @@
 """Text-to-image latent diffusion (Rombach et al. 2022, arXiv 2112.10752) for a model of a few known classes.
 
-The pipeline is Stable Diffusion's with a guidance interval, stricter checks and warnings for a model of few words. A
-saved folder also loads as a plain `StableDiffusionPipeline` and generates the same pixels. This file travels with the
-weights and imports only torch, diffusers and transformers.
+The pipeline is Stable Diffusion's with perturbed-attention guidance, a guidance interval, stricter checks and warnings
+for a model of few words. A saved folder also loads as a `StableDiffusionPipeline` or `StableDiffusionPAGPipeline` and
+generates the same pixels from the same settings. This file travels with the weights and imports only torch, diffusers
+and transformers.
 """
 
 # Components and configs are set dynamically by diffusers, and arguments are checked by `check_inputs`.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportOptionalCall=false, reportOptionalIterable=false, reportOptionalOperand=false
 
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from diffusers import (
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
+from diffusers.models.attention_processor import Attention
 from diffusers.pipelines import auto_pipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg, retrieve_timesteps
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -52,6 +55,8 @@ SAMPLING_DEFAULTS = {
     "guidance_scale": 3.0,
     "guidance_rescale": 0.0,
     "guidance_interval": (0.0, 1.0),
+    "pag_scale": 0.0,
+    "pag_applied_layers": ("mid",),
 }
 
 # A class is recognised by its name, or by its name with one of these endings replaced: (singular, plural).
@@ -216,7 +221,8 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
     def sampling_defaults(self) -> dict[str, Any]:
         """What [`~AnimalLDMPipeline.__call__`] takes for each argument in `SAMPLING_DEFAULTS` that is None."""
         defaults = {**SAMPLING_DEFAULTS, **(self.config.sampling_defaults or {})}
-        return {**defaults, "guidance_interval": tuple(defaults["guidance_interval"])}  # JSON has no tuples
+        # JSON has no tuples
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in defaults.items()}
 
     def check_inputs(
         self,
@@ -233,6 +239,8 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
         callback_on_step_end_tensor_inputs=None,
         ip_adapter_image=None,
         ip_adapter_image_embeds=None,
+        pag_scale=0.0,
+        pag_applied_layers=("mid",),
     ):
         """Raise a `ValueError` that names the first invalid argument of [`~AnimalLDMPipeline.__call__`]."""
         if height % self.vae_scale_factor or width % self.vae_scale_factor or min(height, width) <= 0:
@@ -255,6 +263,10 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
                 "`guidance_interval` must be (0.0, 1.0), because the UNet receives the guidance scale as an input"
                 f" (`time_cond_proj_dim`), but is {guidance_interval!r}."
             )
+        if not 0 <= pag_scale < float("inf"):
+            raise ValueError(f"`pag_scale` must be a finite number of at least 0 but is {pag_scale}.")
+        if pag_scale > 0:
+            self.self_attention_layers(pag_applied_layers)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES} but is {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs or ()) - set(self._callback_tensor_inputs)
@@ -423,9 +435,65 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
     def guidance_interval(self):
         return self._guidance_interval
 
+    @property
+    def pag_scale(self):
+        return self._pag_scale
+
+    @property
+    def do_perturbed_attention_guidance(self):
+        return self._pag_scale > 0
+
     def _guides_step(self, i: int) -> bool:
         start, stop = self._guidance_interval
-        return self.do_classifier_free_guidance and start <= i / self._num_timesteps < stop
+        return start <= i / self._num_timesteps < stop
+
+    def self_attention_layers(self, names: str | Sequence[str]) -> list[Attention]:
+        """
+        Self-attention layers of the UNet, for `pag_applied_layers`.
+
+        Args:
+            names (`str` or `list[str]`): Parts of the layers' names, or regular expressions, such as `"mid"`.
+
+        Raises:
+            `ValueError`: one of `names` matches no layer, or there is none.
+        """
+        layers = {
+            name: module
+            for name, module in self.unet.named_modules()
+            if name.endswith(".attn1") and isinstance(module, Attention) and not module.is_cross_attention
+        }
+        names = [names] if isinstance(names, str) else names
+        missing = [name for name in names if not any(re.search(name, layer) for layer in layers)]
+        if missing or not names:
+            raise ValueError(
+                f"`pag_applied_layers` must match self-attention layers of the UNet, {[*layers]}, but is {[*names]}"
+                + (f", of which {missing} match none." if missing else ".")
+            )
+        return [module for layer, module in layers.items() if any(re.search(name, layer) for name in names)]
+
+    def _rows_of_step(self, embeds: torch.Tensor, guided: bool) -> torch.Tensor:
+        """Of `embeds`, under guidance (2 B, ...) with the negative ones first, else (B, ...): those the UNet needs.
+
+        Without guidance the positive ones; else the negative ones for classifier-free guidance, the positive ones, and
+        these once more for perturbed attention.
+        """
+        parts = embeds.chunk(2) if self.do_classifier_free_guidance else (embeds,)
+        if not guided:
+            return parts[-1]
+        return torch.cat((*parts, parts[-1])) if self.do_perturbed_attention_guidance else embeds
+
+    def _guide(self, noise_pred: torch.Tensor) -> torch.Tensor:
+        """The guided prediction `(B, C, height / f, width / f)`, of the predictions for [`_rows_of_step`]."""
+        parts = [*noise_pred.chunk(1 + self.do_classifier_free_guidance + self.do_perturbed_attention_guidance)]
+        perturbed = parts.pop() if self.do_perturbed_attention_guidance else None
+        guided = text = parts[-1]
+        if self.do_classifier_free_guidance:
+            guided = parts[0] + self.guidance_scale * (text - parts[0])
+        if perturbed is not None:
+            guided = guided + self.pag_scale * (text - perturbed)
+        if self.do_classifier_free_guidance and self.guidance_rescale > 0:
+            guided = rescale_noise_cfg(guided, text, self.guidance_rescale)
+        return guided
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -440,6 +508,8 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        pag_scale: float | None = None,
+        pag_applied_layers: str | Sequence[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
@@ -462,8 +532,9 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
         r"""
         Generate images.
 
-        The defaults of `num_inference_steps`, `guidance_scale`, `guidance_rescale` and `guidance_interval` are those
-        of the model, [`AnimalLDMPipeline.sampling_defaults`]; below are the ones of a model that sets none.
+        The defaults of `num_inference_steps`, `guidance_scale`, `guidance_rescale`, `guidance_interval`, `pag_scale`
+        and `pag_applied_layers` are those of the model, [`AnimalLDMPipeline.sampling_defaults`]; below are the ones of
+        a model that sets none.
 
         Args:
             prompt (`str` or `list[str]`, *optional*):
@@ -487,9 +558,16 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
                 How far, from 0 to 1, the guided prediction is rescaled to the conditional one's standard deviation
                 (arXiv 2305.08891, section 3.4); reduces overexposure.
             guidance_interval (`tuple[float, float]`, defaults to `(0.0, 1.0)`):
-                The part `[start, stop)` of the sampling steps that is guided (arXiv 2404.07724): step i of n, counted
-                from 0, the noisiest, is guided if `start <= i / n < stop`. The other steps use the conditional
-                prediction alone and cost half. Equal ends turn guidance off.
+                The part `[start, stop)` of the sampling steps that is guided (arXiv 2404.07724), in both ways: step i
+                of n, counted from 0, the noisiest, is guided if `start <= i / n < stop`. The other steps use the
+                conditional prediction alone and cost one evaluation. Equal ends turn guidance off.
+            pag_scale (`float`, defaults to 0.0):
+                Weight of perturbed-attention guidance (arXiv 2403.17377): away from the prediction of the same UNet
+                with every position in `pag_applied_layers` attending to itself alone. It gives images more coherent
+                structure, with or without classifier-free guidance, and adds one evaluation of the UNet to every
+                guided step; 0 turns it off.
+            pag_applied_layers (`str` or `list[str]`, defaults to `("mid",)`):
+                The self-attention layers to perturb, as parts of their names in the UNet or regular expressions.
             negative_prompt (`str` or `list[str]`, *optional*):
                 What to guide away from, `""` by default; one text for all prompts, or one for each.
             num_images_per_prompt (`int`, defaults to 1):
@@ -542,6 +620,8 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
         guidance_scale = defaults["guidance_scale"] if guidance_scale is None else guidance_scale
         guidance_rescale = defaults["guidance_rescale"] if guidance_rescale is None else guidance_rescale
         guidance_interval = defaults["guidance_interval"] if guidance_interval is None else guidance_interval
+        pag_scale = defaults["pag_scale"] if pag_scale is None else pag_scale
+        pag_applied_layers = defaults["pag_applied_layers"] if pag_applied_layers is None else pag_applied_layers
         sample_size = self.unet.config.sample_size
         rows, columns = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
         height = height or rows * self.vae_scale_factor
@@ -562,11 +642,14 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
             callback_on_step_end_tensor_inputs,
             ip_adapter_image,
             ip_adapter_image_embeds,
+            pag_scale,
+            pag_applied_layers,
         )
 
         self._guidance_scale = guidance_scale
         self._guidance_rescale = guidance_rescale
         self._guidance_interval = guidance_interval
+        self._pag_scale = pag_scale
         self._cross_attention_kwargs = cross_attention_kwargs
         self._clip_skip = clip_skip
         self._interrupt = False
@@ -615,27 +698,26 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
             timestep_cond = timestep_cond.to(device=device, dtype=latents.dtype)
 
         # 4. Denoise
+        perturbed_layers = self.self_attention_layers(pag_applied_layers) if pag_scale > 0 else []
         for i, t in enumerate(self.progress_bar(timesteps)):
             if self.interrupt:
                 continue
             guided = self._guides_step(i)
-            latent_model_input = torch.cat([latents] * 2) if guided else latents  # (2 B or B, C, H / f, W / f)
-            halve = self.do_classifier_free_guidance and not guided  # keep the conditional half of the embeddings
-            images = [embeds.chunk(2)[1] if halve else embeds for embeds in image_embeds]
-            noise_pred = self.unet(
-                self.scheduler.scale_model_input(latent_model_input, t),
-                t,
-                encoder_hidden_states=prompt_embeds if guided else prompt_embeds[-batch_size:],
-                timestep_cond=timestep_cond,
-                cross_attention_kwargs=self.cross_attention_kwargs,
-                added_cond_kwargs={"image_embeds": images} if images else None,
-                return_dict=False,
-            )[0]
+            step_embeds = self._rows_of_step(prompt_embeds, guided)
+            images = [self._rows_of_step(embeds, guided) for embeds in image_embeds]
+            copies = len(step_embeds) // batch_size  # n, from 1 to 3: (n B, C, H / f, W / f)
+            with perturbed_attention(perturbed_layers if guided else [], batch_size):
+                noise_pred = self.unet(
+                    self.scheduler.scale_model_input(torch.cat([latents] * copies), t),
+                    t,
+                    encoder_hidden_states=step_embeds,
+                    timestep_cond=None if timestep_cond is None else timestep_cond.repeat(copies, 1),
+                    cross_attention_kwargs=self.cross_attention_kwargs,
+                    added_cond_kwargs={"image_embeds": images} if images else None,
+                    return_dict=False,
+                )[0]
             if guided:
-                noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
-                noise_pred = noise_pred_uncond + self.guidance_scale * (noise_pred_text - noise_pred_uncond)
-                if self.guidance_rescale > 0:
-                    noise_pred = rescale_noise_cfg(noise_pred, noise_pred_text, self.guidance_rescale)
+                noise_pred = self._guide(noise_pred)
             latents = self.scheduler.step(noise_pred, t, latents, **extra_step_kwargs, return_dict=False)[0]
 
             if callback_on_step_end is not None:
@@ -661,6 +743,36 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
         return AnimalLDMPipelineOutput(images=image) if return_dict else (image,)
 
 
+class PerturbedSelfAttention:
+    """Attention processor: in the last `rows` of the batch, every position attends to itself alone.
+
+    The other rows go through `processor`, the layer's own. The perturbation of arXiv 2403.17377.
+    """
+
+    def __init__(self, processor: Any, rows: int):
+        self.processor, self.rows = processor, rows
+
+    def __call__(self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None):
+        own = self.processor(attn, hidden_states[: -self.rows], encoder_hidden_states, attention_mask)
+        perturbed = attn.to_v(hidden_states[-self.rows :])
+        for layer in attn.to_out:
+            perturbed = layer(perturbed)
+        return torch.cat([own, perturbed])
+
+
+@contextlib.contextmanager
+def perturbed_attention(layers: Sequence[Attention], rows: int) -> Iterator[None]:
+    """Perturb the last `rows` of the batch in `layers`."""
+    own = [layer.processor for layer in layers]
+    try:
+        for layer in layers:
+            layer.set_processor(PerturbedSelfAttention(layer.processor, rows))
+        yield
+    finally:
+        for layer, processor in zip(layers, own, strict=True):
+            layer.set_processor(processor)
+
+
 def check_texts(name: str, texts: Any) -> None:
     """Raise a `ValueError` unless `texts` is a text or a list of at least one."""
     if not isinstance(texts, str) and not (
@@ -674,20 +786,27 @@ def check_sampling_defaults(defaults: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(defaults) - set(SAMPLING_DEFAULTS))
     if unknown:
         raise ValueError(f"`sampling_defaults` may only hold {[*SAMPLING_DEFAULTS]} but also holds {unknown}.")
-    steps, scale, rescale, interval = ({**SAMPLING_DEFAULTS, **defaults}[name] for name in SAMPLING_DEFAULTS)
+    steps, scale, rescale, interval, pag_scale, layers = (
+        {**SAMPLING_DEFAULTS, **defaults}[name] for name in SAMPLING_DEFAULTS
+    )
     if not (
         isinstance(steps, int)
         and steps >= 1
         and isinstance(interval, list | tuple)
         and len(interval) == 2
-        and all(isinstance(number, int | float) for number in (scale, rescale, *interval))
+        and all(isinstance(number, int | float) for number in (scale, rescale, *interval, pag_scale))
         and abs(scale) < float("inf")
         and 0 <= rescale <= 1
         and 0 <= interval[0] <= interval[1] <= 1
+        and 0 <= pag_scale < float("inf")
+        and isinstance(layers, list | tuple)
+        and layers
+        and all(isinstance(layer, str) for layer in layers)
     ):
         raise ValueError(
             "`sampling_defaults` must hold whole `num_inference_steps` of at least 1, a finite `guidance_scale`, a"
-            f" `guidance_rescale` from 0 to 1 and a `guidance_interval` of two ascending fractions, but is {defaults}."
+            " `guidance_rescale` from 0 to 1, a `guidance_interval` of two ascending fractions, a finite `pag_scale`"
+            f" of at least 0 and `pag_applied_layers` of one or more texts, but is {defaults}."
         )
     return defaults
 

@@ -89,6 +89,8 @@ def test_png_text_holds_the_settings(generate, tiny_pipeline_folder):
         "guidance_scale": "2.5",
         "guidance_rescale": "0.0",
         "guidance_interval": "(0.0, 1.0)",
+        "pag_scale": "0.0",
+        "pag_applied_layers": "('mid',)",
         "seed": "4",
     }
     assert Image.open(generate("-n", "2", "--seed", "3") / "images.png").text["seed"] == "3 to 4"
@@ -100,6 +102,8 @@ def test_png_text_holds_the_settings(generate, tiny_pipeline_folder):
         ["--guidance", "9"],
         ["--guidance_rescale", "1"],
         ["--guidance_interval", "0", "0.5"],
+        ["--pag_scale", "2"],
+        ["--pag_scale", "2", "--pag_applied_layers", "mid", "up_blocks.0"],
         ["--negative_prompt", "a polar bear at night"],
         ["--steps", "3"],
         ["--dtype", "bfloat16"],
@@ -140,6 +144,9 @@ def test_empty_cells_are_white():
         (["--steps", "0"], "--num_inference_steps must be at least 1"),
         (["--batch_size", "-1"], "--batch_size must be at least 1"),
         (["--guidance_interval", "0.8", "0.2"], "but is 0.8 0.2"),
+        (["--pag_scale", "-1"], "--pag_scale must be a finite number of at least 0, but is -1"),
+        (["--pag_scale", "1", "--pag_applied_layers", "moon"], r"--pag_applied_layers: .*\['moon'\] match none"),
+        (["--pag_scale", "1", "--pag_applied_layers", "(mid"], "--pag_applied_layers: missing \\)"),
         (["--out", "zebra.jpg"], "zebra.jpg"),
         (["--model", "./nowhere"], "there is no folder ./nowhere"),
         (["--model", "nobody/nothing"], "nobody/nothing is not a local folder, and the Hub could not be reached"),

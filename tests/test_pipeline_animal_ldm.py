@@ -16,6 +16,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
 )
 from diffusers.callbacks import SDCFGCutoffCallback
@@ -101,6 +102,8 @@ def test_pipeline_call_signature():
         "guidance_scale",
         "guidance_rescale",
         "guidance_interval",
+        "pag_scale",
+        "pag_applied_layers",
         "negative_prompt",
         "num_images_per_prompt",
         "eta",
@@ -597,9 +600,76 @@ def test_interval_takes_each_prompt_for_itself(pipe):
         torch.testing.assert_close(batch[i], alone[0], atol=1e-4, rtol=0)
 
 
+# Perturbed-attention guidance
+
+
+@pytest.mark.parametrize("layers", ["mid", ["mid_block", "up_blocks.0"], ["(down|up)_blocks"]], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 3.0},
+        {"guidance_scale": 3.0, "guidance_rescale": 0.7},
+        {"prompt": ["a zebra", "a lion"], "negative_prompt": ["a lion", ""], "num_images_per_prompt": 2},
+    ],
+    ids=str,
+)
+def test_same_pixels_as_stable_diffusion_with_perturbed_attention(tiny_pipeline_folder, layers, changes):
+    ours = AnimalLDMPipeline.from_pretrained(tiny_pipeline_folder)
+    theirs = StableDiffusionPAGPipeline.from_pretrained(tiny_pipeline_folder, pag_applied_layers=layers)
+    plain = generate(ours, **changes)
+    perturbed = generate(ours, pag_scale=2.0, pag_applied_layers=layers, **changes)
+    assert torch.equal(perturbed, generate(theirs, pag_scale=2.0, **changes))
+    assert not torch.equal(perturbed, plain)
+    assert torch.equal(generate(ours, **changes), plain), "the UNet is not as it was before"
+
+
+@pytest.mark.parametrize(("scale", "copies"), [(1.0, 2), (3.0, 3)])
+def test_perturbed_attention_is_evaluated_in_the_guided_steps(pipe, scale, copies):
+    inputs = {"guidance_scale": scale, "pag_scale": 2.0, "guidance_interval": (0.25, 0.75)}
+    with batches_seen(pipe.unet) as batches:
+        generate(pipe, prompt=["a zebra", "a lion"], num_inference_steps=4, **inputs)
+    assert batches == [2, 2 * copies, 2 * copies, 2]
+
+
+def test_perturbed_attention_takes_each_prompt_for_itself(pipe):
+    inputs = {"pag_scale": 2.0, "pag_applied_layers": ["mid", "up"]}
+    batch = generate(pipe, prompt=["a zebra", "a lion"], generator=seeded(0, 1), **inputs)
+    for i, prompt in enumerate(["a zebra", "a lion"]):
+        alone = generate(pipe, prompt=prompt, generator=seeded(i), **inputs)
+        torch.testing.assert_close(batch[i], alone[0], atol=1e-4, rtol=0)
+
+
+def test_attention_is_as_before_after_an_error(pipe):
+    plain = generate(pipe)
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    hook = pipe.unet.conv_out.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(pipe, pag_scale=2.0)
+    hook.remove()
+    assert torch.equal(generate(pipe), plain)
+
+
+def test_perturbed_attention_with_fused_projections(pipe):
+    expected = generate(pipe, pag_scale=2.0)
+    pipe.fuse_qkv_projections()
+    torch.testing.assert_close(generate(pipe, pag_scale=2.0), expected, atol=1e-4, rtol=0)
+    pipe.unfuse_qkv_projections()
+    assert torch.equal(generate(pipe, pag_scale=2.0), expected)
+
+
 # Defaults of a model
 
-OWN_DEFAULTS = {"num_inference_steps": 3, "guidance_rescale": 0.5, "guidance_interval": (0.25, 0.75)}
+OWN_DEFAULTS = {
+    "num_inference_steps": 3,
+    "guidance_rescale": 0.5,
+    "guidance_interval": (0.25, 0.75),
+    "pag_scale": 2.0,
+    "pag_applied_layers": ("mid", "up_blocks.0"),
+}
 
 
 @pytest.fixture
@@ -615,7 +685,14 @@ def test_own_defaults_apply_where_an_argument_is_not_given(pipe, with_defaults):
     pipe.set_progress_bar_config(disable=True)
     with_defaults.set_progress_bar_config(disable=True)
     assert torch.equal(sample(with_defaults), sample(pipe, **OWN_DEFAULTS))
-    given = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0)}
+    given = {
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "guidance_rescale": 0.0,
+        "guidance_interval": (0.0, 1.0),
+        "pag_scale": 1.0,
+        "pag_applied_layers": "mid",
+    }
     assert torch.equal(sample(with_defaults, **given), sample(pipe, **given))
 
 
@@ -642,6 +719,9 @@ def test_own_defaults_survive_saving_and_other_pipelines(with_defaults, tmp_path
         ({"guidance_rescale": 2}, "from 0 to 1"),
         ({"guidance_interval": 0.5}, "two ascending fractions"),
         ({"guidance_interval": [0.8, 0.2]}, "two ascending fractions"),
+        ({"pag_scale": -1}, "finite `pag_scale` of at least 0"),
+        ({"pag_applied_layers": []}, "one or more texts"),
+        ({"pag_applied_layers": "mid"}, "one or more texts"),
     ],
 )
 def test_own_defaults_out_of_range(pipe, defaults, message):
@@ -760,6 +840,10 @@ EMBEDS = torch.zeros(1, 24, 8)
         ({"guidance_interval": (0.0, 25)}, "0 <= start <= stop <= 1"),
         ({"guidance_interval": (0.0, float("nan"))}, "0 <= start <= stop <= 1"),
         ({"guidance_interval": (0.5,)}, "0 <= start <= stop <= 1"),
+        ({"pag_scale": -1.0}, "`pag_scale` must be a finite number of at least 0"),
+        ({"pag_scale": float("nan")}, "`pag_scale` must be a finite number of at least 0"),
+        ({"pag_scale": 1.0, "pag_applied_layers": []}, r"but is \[\]"),
+        ({"pag_scale": 1.0, "pag_applied_layers": ["mid", "moon"]}, r"mid_block.*of which \['moon'\] match none"),
         ({"output_type": "jpeg"}, "'jpeg'"),
         ({"callback_on_step_end_tensor_inputs": ["latents", "noise_pred"]}, r"\['noise_pred'\]"),
         ({"prompt": None}, "found neither"),

@@ -21,6 +21,7 @@ from diffusers import (
     SASolverScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
@@ -200,6 +201,14 @@ def test_ip_adapter_within_a_guidance_interval(pipe):
     assert torch.equal(empty, unguided)
 
 
+def test_ip_adapter_with_perturbed_attention(both, tiny_pipeline_folder):
+    pipes = [both[0], StableDiffusionPAGPipeline.from_pretrained(tiny_pipeline_folder)]
+    for pipe in pipes:
+        load_ip_adapter(pipe)
+    ours, theirs = (generate(pipe, pag_scale=2.0, ip_adapter_image_embeds=[IMAGE_EMBEDS]) for pipe in pipes)
+    assert torch.equal(ours, theirs)
+
+
 def test_ip_adapter_encodes_an_image(both):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -373,6 +382,14 @@ def test_distilled_unet_is_evaluated_once_a_step(distilled):
     assert batches == [1, 1]
     with pytest.raises(ValueError, match="time_cond_proj_dim"):
         generate(distilled[0], guidance_interval=(0.0, 0.5))
+
+
+def test_distilled_unet_with_perturbed_attention(distilled):
+    pipe, prompts = distilled[0], ["a zebra", "a lion"]
+    with batches_seen(pipe.unet) as batches:
+        perturbed = generate(pipe, prompt=prompts, guidance_scale=8.0, pag_scale=2.0)
+    assert batches == [4, 4]
+    assert not torch.equal(perturbed, generate(pipe, prompt=prompts, guidance_scale=8.0))
 
 
 # Schedulers made from the config of one that adds noise

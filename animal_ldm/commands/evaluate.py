@@ -14,7 +14,7 @@ from ..released import is_pipeline_folder
 from ..sampling import SamplingOptions
 from .parsing import parse
 
-SWEPT = {"guidance_scale": float, "guidance_rescale": float, "num_inference_steps": int}
+SWEPT = {"guidance_scale": float, "guidance_rescale": float, "pag_scale": float, "num_inference_steps": int}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ PNG_FIELDS = (
     "guidance_scale",
     "guidance_rescale",
     "guidance_interval",
+    "pag_scale",
+    "pag_applied_layers",
 )
 
 

@@ -48,6 +48,8 @@ class TuneArguments:
     guidance_interval: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.2, 1.0), (0.2, 0.8))
     # Guidance rescales to try, from 0 to 1.
     guidance_rescale: tuple[float, ...] = (0.0, 0.5)
+    # Scales of perturbed-attention guidance to try.
+    pag_scale: tuple[float, ...] = (0.0, 3.0)
     # Numbers of steps to try.
     num_inference_steps: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--steps"])] = (25, 40)
     # Lengths of the averaged weights to try, if MODEL was trained with --ema_snapshots_every; see `animal-ldm ema`.
@@ -82,6 +84,7 @@ class TuneArguments:
             "scheduler": self.scheduler,
             "guidance_interval": self.guidance_interval,
             "guidance_rescale": self.guidance_rescale,
+            "pag_scale": self.pag_scale,
             "num_inference_steps": self.num_inference_steps,
         }
 

@@ -220,6 +220,8 @@ def settings_of(found: Sequence[Results]) -> Iterator[tuple[str, list[str]]]:
         ("guidance", "guidance_scale"),
         ("guidance rescale", "guidance_rescale"),
         ("guidance interval", "guidance_interval"),
+        ("PAG scale", "pag_scale"),
+        ("PAG layers", "pag_applied_layers"),
         ("first seed", "seed"),
         ("class mix", "class_mix"),
         ("prompts from", "prompts_from"),
@@ -234,4 +236,6 @@ def settings_of(found: Sequence[Results]) -> Iterator[tuple[str, list[str]]]:
 def setting(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return " to ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):  # an interval, or names
+        return ", ".join(value) if isinstance(value[0], str) else " to ".join(f"{part:g}" for part in value)
+    return str(value)

@@ -144,5 +144,7 @@ def samples_of(source: Source) -> Iterator[tuple[tuple[int, str], Path]]:
 
 def same(settings: dict, sampling: SamplingInfo) -> bool:
     """Whether a folder of samples was made with these settings."""
-    own = {name: getattr(sampling, name) for name in asdict(Sampling())}
-    return settings["sampling"] == json.loads(json.dumps(own)) and settings["dtype"].endswith(f".{sampling.dtype}")
+    found = asdict(Sampling()) | settings["sampling"]  # an earlier version stored fewer
+    own = asdict(sampling.settings())
+    same_settings = json.loads(json.dumps(found)) == json.loads(json.dumps(own))
+    return same_settings and settings["dtype"].endswith(f".{sampling.dtype}")

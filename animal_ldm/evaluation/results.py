@@ -107,6 +107,12 @@ class SamplingInfo:
     image_size: int  # side, in pixels
     prompts_from: Literal["classes", "data"] = "classes"  # the class names, or captions of the reference photos
     distinct_prompts: int | None = None  # None: not recorded
+    pag_scale: float = 0.0
+    pag_applied_layers: tuple[str, ...] = Sampling.pag_applied_layers
+
+    def settings(self) -> Sampling:
+        """What `animal-ldm generate` needs for the same images."""
+        return Sampling(**{option.name: getattr(self, option.name) for option in fields(Sampling)})
 
 
 @dataclass(frozen=True)
@@ -395,7 +401,8 @@ def parse(kind: Any, value: Any) -> Any:
     if origin is list:
         return [parse(arguments[0], part) for part in value]
     if origin is tuple:
-        return tuple(parse(part_kind, part) for part_kind, part in zip(arguments, value, strict=True))
+        kinds = (arguments[0] for _ in value) if arguments[-1] is Ellipsis else arguments
+        return tuple(parse(part_kind, part) for part_kind, part in zip(kinds, value, strict=True))
     if origin is dict:
         return {name: parse(arguments[1], part) for name, part in value.items()}
     if hasattr(kind, "__metadata__"):  # Annotated

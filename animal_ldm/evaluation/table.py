@@ -188,7 +188,7 @@ def sampling_line(results: Results) -> str:
     sampling, repeats = results.sampling, results.metrics[0].repeats
     if not sampling:
         return "samples: a folder of images"
-    guidance = describe_guidance(sampling.guidance_scale, sampling.guidance_interval, sampling.guidance_rescale)
+    guidance = describe_guidance(sampling.settings())
     return (
         f"samples: {sampling.num_inference_steps} steps of {sampling.scheduler}, {guidance}, seed {sampling.seed}, "
         f"class mix {sampling.class_mix}, prompts: {PROMPTS[sampling.prompts_from]}, "

@@ -24,6 +24,7 @@ from ..digest import pipeline_digest
 from ..errors import InputError
 from ..files import write_json
 from ..pipeline_animal_ldm import AnimalLDMPipeline
+from ..sampling import check_layers
 from ..schedulers import schedulers_for
 from .features import FeatureSet, Measurer
 from .images import Images
@@ -55,6 +56,7 @@ COORDINATES = (
     "scheduler",
     "guidance_interval",
     "guidance_rescale",
+    "pag_scale",
     "num_inference_steps",
 )
 REFINED = "guidance_scale"
@@ -103,6 +105,7 @@ class Tuner:
         self.photos = {"train": photos["train"].take(sorted(chosen)), "validation": photos["validation"]}
         self.schedulers = schedulers_for(pipeline.scheduler)
         default = Setting(scheduler=next(iter(self.schedulers)), **pipeline.sampling_defaults)
+        check_layers(replace(default, pag_scale=max(settings.space["pag_scale"], default=0.0)), pipeline)
         identity = Identity(
             model=pipeline_digest(pipeline),
             photos={split: images.digest() for split, images in self.photos.items()},
@@ -325,7 +328,10 @@ class Tuner:
 
 def variations(current: Setting, name: str, values: Sequence[Any]) -> list[Setting]:
     """`current` with each of the values that change it."""
-    if name in ("guidance_interval", "guidance_rescale") and current.guidance_scale <= 1:
+    guided = current.guidance_scale > 1
+    if (name == "guidance_rescale" and not guided) or (
+        name == "guidance_interval" and not (guided or current.pag_scale > 0)
+    ):
         return []
     return [replace(current, **{name: value}) for value in values if value != getattr(current, name)]
 

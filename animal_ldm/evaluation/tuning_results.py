@@ -27,8 +27,8 @@ class Setting(Sampling):
     def evaluations(self) -> float:
         """Evaluations of the UNet for one sample."""
         steps, (start, stop) = self.num_inference_steps, self.guidance_interval
-        guided = sum(start <= i / steps < stop for i in range(steps)) if self.guidance_scale > 1 else 0
-        return steps + guided
+        guided = sum(start <= i / steps < stop for i in range(steps))
+        return steps + guided * ((self.guidance_scale > 1) + (self.pag_scale > 0))
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,7 @@ def conclude(found: Tuning) -> tuple[Setting, str]:
 
 def describe(setting: Setting) -> str:
     """A setting in a line."""
-    guidance = describe_guidance(setting.guidance_scale, setting.guidance_interval, setting.guidance_rescale)
-    return f"{setting.scheduler}, {setting.num_inference_steps} steps, {guidance}" + (
+    return f"{setting.scheduler}, {setting.num_inference_steps} steps, {describe_guidance(setting)}" + (
         "" if setting.sigma_rel is None else f", average {setting.sigma_rel:g}"
     )
 

@@ -31,7 +31,7 @@ ROUTES = {
 def generate(pipeline: Any, spec: dict) -> np.ndarray:
     """One image, float32 (H, W, 3) in [0, 1]; without the model's own defaults: diffusers' class ignores them."""
     pipeline.set_progress_bar_config(disable=True)
-    plain = {"guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0)}
+    plain = {"guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0), "pag_scale": 0.0}
     taken = inspect.signature(pipeline.__call__).parameters
     return pipeline(
         spec["prompt"],

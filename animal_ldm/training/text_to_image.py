@@ -25,6 +25,7 @@ from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..released import model_folder
+from ..sampling import check_layers
 from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
@@ -278,6 +279,7 @@ def build_pipeline(
         vocabulary=known_words(train_split.all_captions),
     )
     pipeline.set_progress_bar_config(disable=True)
+    check_layers(arguments.settings(), pipeline)
     return pipeline
 
 

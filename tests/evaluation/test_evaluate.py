@@ -429,6 +429,7 @@ def test_a_folder_that_is_not_a_dataset(tiny_pipeline_folder, tmp_path, tiny_res
         ("--steps", "0"),
         ("--guidance_scale", "nan"),
         ("--guidance_rescale", "2"),
+        ("--pag_scale", "-1"),
         ("--sweep", "num_inference_steps=10,0"),
     ],
 )

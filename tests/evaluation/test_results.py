@@ -104,11 +104,17 @@ def test_version_1_is_read():
     assert "animal-ldm-128 against 9,953 photos" in table(found)
 
 
-def test_interval_and_rescale_of_guidance_are_told(results):
+def test_settings_of_guidance_are_told(results):
     assert "guidance 3, seed 0" in sampling_line(results)
-    changed = replace(results.sampling, guidance_interval=(0.1, 0.8), guidance_rescale=0.5)
+    changed = replace(
+        results.sampling,
+        guidance_interval=(0.1, 0.8),
+        guidance_rescale=0.5,
+        pag_scale=6.0,
+        pag_applied_layers=("mid", "up_blocks.0"),
+    )
     told = sampling_line(replace(results, sampling=changed))
-    assert "guidance 3 from 0.1 to 0.8 of the steps, rescale 0.5, seed 0" in told
+    assert "guidance 3 from 0.1 to 0.8 of the steps, rescale 0.5, PAG 6 (mid, up_blocks.0), seed 0" in told
 
 
 def test_nan_of_version_1_was_not_measured(tmp_path):

@@ -24,7 +24,14 @@ from animal_ldm.sampling import Sampling
 from animal_ldm.schedulers import SCHEDULERS, schedulers_for
 from animal_ldm.training.ema import PowerAverages
 
-TUNED = Sampling(num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5))
+TUNED = Sampling(
+    num_inference_steps=2,
+    guidance_scale=2.0,
+    guidance_rescale=0.5,
+    guidance_interval=(0.0, 0.5),
+    pag_scale=1.5,
+    pag_applied_layers=("mid", "up_blocks.0"),
+)
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def run(model, prepared, tiny_resnet, tmp_path):
         main_options = ["--data", str(prepared), "--extractor", str(tiny_resnet), "--out", str(tmp_path / "out")]
         budget = ["-n", "12", "--confirm_number", "14", "--workers", "0", "--device", "cpu", "--max_minutes", "60"]
         values = ["--guidance_scale", "1", "3", "--scheduler", "ddim", "sde_dpm", "--guidance_interval", "0", "1"]
-        few = ["--guidance_rescale", "0", "--steps", "2", "3"]
+        few = ["--guidance_rescale", "0", "--pag_scale", "0", "2", "--steps", "2", "3"]
         tune.main([str(model), *main_options, *budget, *values, *few, *options])
         return tmp_path / "out"
 
@@ -131,11 +138,26 @@ def test_a_budget_that_does_not_suffice(run):
         (["-n", "3"], "--number must be at least 12"),
         (["--guidance_interval", "0.8", "0.2"], "--guidance_interval must be two fractions"),
         (["--guidance_rescale", "2"], "--guidance_rescale must be from 0 to 1"),
+        (["--pag_scale", "-2"], "--pag_scale must be a finite number of at least 0"),
     ],
 )
 def test_values_out_of_range(run, option, message):
     with pytest.raises(InputError, match=message):
         run(*option)
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluations"),
+    [
+        ({}, 20),
+        ({"guidance_scale": 1.0}, 10),
+        ({"guidance_interval": (0.1, 0.8)}, 17),
+        ({"guidance_interval": (0.1, 0.8), "pag_scale": 2.0}, 24),
+        ({"guidance_scale": 1.0, "pag_scale": 2.0}, 20),
+    ],
+)
+def test_evaluations_of_the_unet(changes, evaluations):
+    assert Setting(scheduler="ddim", num_inference_steps=10, **changes).evaluations == evaluations
 
 
 def score(difference: float, error: float, accuracy: float = 0.0) -> Score:

@@ -289,6 +289,17 @@ def test_evaluation_results_come_back_from_the_metadata(training_report, evaluat
         assert "fid" not in result.metric_type.lower()
 
 
+def test_settings_that_are_not_plain_come_with_every_number(training_report, evaluation):
+    sampling = replace(evaluation.results.sampling, guidance_interval=(0.1, 0.8), pag_scale=6.0)
+    tuned = changed(evaluation, sampling=sampling)
+    for found, perturbed in ((evaluation, False), (tuned, True)):
+        card = card_of(training_report, [found])
+        told = ModelCard(card).data.eval_results[0].metric_args
+        assert told.get("sampling_guidance_interval") == ([0.1, 0.8] if perturbed else None)
+        assert told.get("sampling_pag_scale") == (6.0 if perturbed else None)
+        assert ("perturbed-attention guidance with scale 6.0 in `mid`, guided from 0.1 to 0.8" in card) == perturbed
+
+
 def test_card_survives_reading_and_writing(training_report, evaluation, folder):
     card = card_of(training_report, [evaluation])
     check_card(card, "model", folder)

@@ -324,7 +324,9 @@ def test_weights_in_half_precision(model, tmp_path):
 @pytest.mark.slow
 def test_a_model_with_defaults_of_its_own(model, tmp_path):
     """With its smoke test: diffusers' class, which knows no interval, generates the images on the card too."""
-    tuned = Sampling(num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5))
+    tuned = Sampling(
+        num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5), pag_scale=2.0
+    )
     store_sampling_defaults(model, tuned, AnimalLDMPipeline.from_pretrained(model).scheduler)
     stage(model, tmp_path / "staged")
     assert AnimalLDMPipeline.from_pretrained(tmp_path / "staged").sampling_defaults == vars(tuned)

@@ -60,6 +60,8 @@ def test_shared_arguments_out_of_range_are_named(arguments_class, name, value, m
         ("num_ddpm_steps", 10, "--num_inference_steps must be at most --num_ddpm_steps, 10, but is 25"),
         ("num_inference_steps", 0, "--num_inference_steps must be at least 1"),
         ("guidance_rescale", 2.0, "--guidance_rescale must be from 0 to 1"),
+        ("pag_scale", -1.0, "--pag_scale must be a finite number of at least 0"),
+        ("pag_applied_layers", (), "--pag_applied_layers must name at least one layer"),
         ("samples_per_class", 0, "--samples_per_class must be at least 1"),
         ("eval_every", -1, "--eval_every must be at least 0"),
         ("eval_images", 1, "--eval_images must be at least 2"),
