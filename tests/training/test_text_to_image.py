@@ -535,6 +535,7 @@ def test_options_reach_the_pipeline(arguments, prediction_type):
         ({"batch_size": 0}, "--batch_size must be at least 1"),
         ({"image_size": 32, "unet": "tiny"}, "but are 16 x 16"),
         ({"batch_size": 9, "gradient_accumulation_steps": 2}, "--batch_size must be a multiple of 2"),
+        ({"pag_scale": 1.0, "pag_applied_layers": ("moon",)}, r"--pag_applied_layers: .*\['moon'\] match none"),
     ],
 )
 def test_bad_input_is_named(arguments, change, message):
