@@ -60,7 +60,12 @@ class Sampling:
 
     def settings(self) -> "Sampling":
         """The sampling settings alone, of arguments that hold more."""
-        return Sampling(**{option.name: getattr(self, option.name) for option in fields(Sampling)})
+        return settings_of(self)
+
+
+def settings_of(holder: Any) -> Sampling:
+    """The sampling settings among the attributes of `holder`."""
+    return Sampling(**{option.name: getattr(holder, option.name) for option in fields(Sampling)})
 
 
 @dataclass(frozen=True, kw_only=True)

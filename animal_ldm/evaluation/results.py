@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 from ..files import write_json
-from ..sampling import Sampling
+from ..sampling import Sampling, settings_of
 from .earlier_results import from_version_1
 
 SCHEMA_VERSION = 3
@@ -112,7 +112,7 @@ class SamplingInfo:
 
     def settings(self) -> Sampling:
         """What `animal-ldm generate` needs for the same images."""
-        return Sampling(**{option.name: getattr(self, option.name) for option in fields(Sampling)})
+        return settings_of(self)
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,6 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
         ip_adapter_image=None,
         ip_adapter_image_embeds=None,
         pag_scale=0.0,
-        pag_applied_layers=("mid",),
     ):
         """Raise a `ValueError` that names the first invalid argument of [`~AnimalLDMPipeline.__call__`]."""
         if height % self.vae_scale_factor or width % self.vae_scale_factor or min(height, width) <= 0:
@@ -265,8 +264,6 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
             )
         if not 0 <= pag_scale < float("inf"):
             raise ValueError(f"`pag_scale` must be a finite number of at least 0 but is {pag_scale}.")
-        if pag_scale > 0:
-            self.self_attention_layers(pag_applied_layers)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES} but is {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs or ()) - set(self._callback_tensor_inputs)
@@ -643,8 +640,8 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
             ip_adapter_image,
             ip_adapter_image_embeds,
             pag_scale,
-            pag_applied_layers,
         )
+        perturbed_layers = self.self_attention_layers(pag_applied_layers) if pag_scale > 0 else []
 
         self._guidance_scale = guidance_scale
         self._guidance_rescale = guidance_rescale
@@ -698,7 +695,6 @@ class AnimalLDMPipeline(StableDiffusionPipeline):
             timestep_cond = timestep_cond.to(device=device, dtype=latents.dtype)
 
         # 4. Denoise
-        perturbed_layers = self.self_attention_layers(pag_applied_layers) if pag_scale > 0 else []
         for i, t in enumerate(self.progress_bar(timesteps)):
             if self.interrupt:
                 continue
