@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..fetching import HUB_ID, fetched
 from ..released import is_pipeline_folder, model_folder
 from ..sampling import Sampling
 from .images import Images
-from .results import Results, SamplingInfo, read_results
+from .results import Results, SamplingInfo, parse, read_results
 
 RESULTS = "evaluation/*/results.json"
 MOST_ROWS = 12  # of samples
@@ -144,7 +144,5 @@ def samples_of(source: Source) -> Iterator[tuple[tuple[int, str], Path]]:
 
 def same(settings: dict, sampling: SamplingInfo) -> bool:
     """Whether a folder of samples was made with these settings."""
-    found = asdict(Sampling()) | settings["sampling"]  # an earlier version stored fewer
-    own = asdict(sampling.settings())
-    same_settings = json.loads(json.dumps(found)) == json.loads(json.dumps(own))
-    return same_settings and settings["dtype"].endswith(f".{sampling.dtype}")
+    found = parse(Sampling, settings["sampling"])  # with the defaults of what an earlier version did not store
+    return found == sampling.settings() and settings["dtype"].endswith(f".{sampling.dtype}")

@@ -329,9 +329,8 @@ class Tuner:
 def variations(current: Setting, name: str, values: Sequence[Any]) -> list[Setting]:
     """`current` with each of the values that change it."""
     guided = current.guidance_scale > 1
-    if (name == "guidance_rescale" and not guided) or (
-        name == "guidance_interval" and not (guided or current.pag_scale > 0)
-    ):
+    matters = {"guidance_rescale": guided, "guidance_interval": guided or current.pag_scale > 0}
+    if not matters.get(name, True):
         return []
     return [replace(current, **{name: value}) for value in values if value != getattr(current, name)]
 
