@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -101,6 +101,16 @@ class SamplingOptions:
         if pipeline:
             check_layers(sampling, pipeline)
         return sampling
+
+
+def beyond_defaults(sampling: Sampling) -> dict[str, Any]:
+    """The settings that are not the defaults of `Sampling`, in types of JSON."""
+    plain = asdict(Sampling())
+    return {
+        name: [*value] if isinstance(value, tuple) else value
+        for name, value in asdict(sampling).items()
+        if value != plain[name]
+    }
 
 
 def check_layers(sampling: Sampling, pipeline: "AnimalLDMPipeline") -> None:

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCardData
 from ..evaluation.results import BASELINE
 from ..evaluation.table import HOW_TO_READ_WORDS, PROMPTS, attribute_rows, number
 from ..markdown import Markdown, one_line, render
+from ..sampling import Sampling, beyond_defaults, describe_guidance
 from .architecture import Architecture
 from .costs import Costs, training_costs
 from .evaluations import (
@@ -46,8 +47,7 @@ class Sample:
     prompt: str
     file: str
     seed: int
-    num_inference_steps: int
-    guidance_scale: float
+    sampling: Sampling
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def model_card(statements: Statements, model: PublishedModel) -> str:
         percent=percent,
         attribute_rows=attribute_rows,
         how_to_read_words=HOW_TO_READ_WORDS,
+        describe_guidance=describe_guidance,
         prompts_from=PROMPTS,
         requirements=Markdown(" ".join(map(json.dumps, requirements(("diffusers", "transformers", "torch"))))),
     )
@@ -222,8 +223,9 @@ def widget(sample: Sample) -> dict[str, Any]:
         "output": {"url": sample.file},
         "parameters": {
             "seed": sample.seed,
-            "num_inference_steps": sample.num_inference_steps,
-            "guidance_scale": sample.guidance_scale,
+            "num_inference_steps": sample.sampling.num_inference_steps,
+            "guidance_scale": sample.sampling.guidance_scale,
+            **beyond_defaults(sample.sampling),
         },
     }
 

@@ -1,14 +1,14 @@
 """Evaluations on the card: staged `results.json` files and plots, the rows of the tables, the Hub's `model-index`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from huggingface_hub import EvalResult
 
 from ..evaluation.results import BASELINE, ClassResult, ExtractorInfo, Metric, Results
 from ..evaluation.table import NOT_MEASURED, MetricRow
 from ..markdown import one_line
-from ..sampling import Sampling
+from ..sampling import beyond_defaults
 from .training_record import TrainingRecord
 
 # Ids under which the Hub lists a metric: https://huggingface.co/metrics, and for the FID
@@ -141,12 +141,8 @@ def eval_results(dataset: str | None, results: Results) -> Iterator[EvalResult]:
     if results.sampling:
         names = ("num_inference_steps", "guidance_scale", "scheduler", "class_mix", "prompts_from", "dtype")
         sampling = {f"sampling_{name}": getattr(results.sampling, name) for name in names}
-        own, plain = asdict(results.sampling.settings()), asdict(Sampling())
-        sampling |= {
-            f"sampling_{name}": [*value] if isinstance(value, tuple) else value
-            for name, value in own.items()
-            if value != plain[name]
-        }
+        others = beyond_defaults(results.sampling.settings())
+        sampling |= {f"sampling_{name}": value for name, value in others.items()}
     for metric in results.metrics:
         if metric.value is None:
             continue

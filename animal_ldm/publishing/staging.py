@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -226,12 +226,10 @@ def stage_samples(
 ) -> list[Sample]:
     """An image of every class and caption, from `seed` and those after it.
 
-    Steps and guidance scale are those of the first evaluation, else the model's own. Diffusers' class, which generates
-    the same images, knows no more settings.
+    They are sampled like the first evaluation, else with the model's own defaults.
     """
     measured = next((found.results.sampling for found in evaluations), None)
-    chosen = asdict(measured) if measured else pipeline.sampling_defaults
-    sampling = Sampling(**{name: chosen[name] for name in ("num_inference_steps", "guidance_scale")})
+    sampling = measured.settings() if measured else Sampling(**pipeline.sampling_defaults)
     pipeline.set_progress_bar_config(disable=True)
     (out / "samples").mkdir()
     samples = []
@@ -243,6 +241,5 @@ def stage_samples(
         with quiet(pipeline):
             [image] = sample_images(pipeline, [prompt], [own_seed], sampling)
         image.save(out / file)
-        settings = (sampling.num_inference_steps, sampling.guidance_scale)
-        samples.append(Sample(name, prompt, file, own_seed, *settings))
+        samples.append(Sample(name, prompt, file, own_seed, sampling))
     return samples

@@ -28,6 +28,7 @@ from animal_ldm.publishing.request import Statements
 from animal_ldm.publishing.rules import check_card
 from animal_ldm.publishing.spaces import space_card
 from animal_ldm.publishing.training_record import parse_training_record
+from animal_ldm.sampling import Sampling
 
 from ..test_markdown import HOSTILE
 
@@ -44,7 +45,7 @@ STATEMENTS = Statements(
     provider="own machine",
     region="FRA",
 )
-SAMPLES = [Sample("zebra", "a zebra", "samples/00-zebra.png", 0, 25, 3.0)]
+SAMPLES = [Sample("zebra", "a zebra", "samples/00-zebra.png", 0, Sampling())]
 ARCHITECTURE = Architecture(
     image_size=16,
     parameters={"UNet": 60_000, "text encoder": 5_000, "autoencoder": 15_000},

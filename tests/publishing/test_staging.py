@@ -306,6 +306,11 @@ def test_limits_and_tokens(tmp_path, monkeypatch):
 # --- number types ----------------------------------------------------------------------------------------------------
 
 
+TUNED = Sampling(
+    num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5), pag_scale=2.0
+)
+
+
 def halve(model, *names) -> None:
     for name in names:
         [file] = (model / name).glob("*.safetensors")
@@ -323,13 +328,25 @@ def test_weights_in_half_precision(model, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_with_defaults_of_its_own(model, tmp_path):
-    """With its smoke test: diffusers' class, which knows no interval, generates the images on the card too."""
-    tuned = Sampling(
-        num_inference_steps=2, guidance_scale=2.0, guidance_rescale=0.5, guidance_interval=(0.0, 0.5), pag_scale=2.0
-    )
-    store_sampling_defaults(model, tuned, AnimalLDMPipeline.from_pretrained(model).scheduler)
+    """With its smoke test: the gallery is what its own pipeline generates when nothing but a prompt is given."""
+    store_sampling_defaults(model, TUNED, AnimalLDMPipeline.from_pretrained(model).scheduler)
     stage(model, tmp_path / "staged")
-    assert AnimalLDMPipeline.from_pretrained(tmp_path / "staged").sampling_defaults == vars(tuned)
+    pipeline = AnimalLDMPipeline.from_pretrained(tmp_path / "staged")
+    assert pipeline.sampling_defaults == vars(TUNED)
+    card = ModelCard.load(tmp_path / "staged/README.md")
+    shown = card.data.widget[0]
+    image = pipeline(shown["text"], generator=torch.Generator().manual_seed(shown["parameters"]["seed"])).images[0]
+    with Image.open(tmp_path / "staged" / shown["output"]["url"]) as sample:
+        assert np.array_equal(np.asarray(image), np.asarray(sample))
+    assert shown["parameters"] | {"seed": 0} == {
+        "seed": 0,
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "guidance_rescale": 0.5,
+        "guidance_interval": [0.0, 0.5],
+        "pag_scale": 2.0,
+    }
+    assert "2 steps and guidance 2 from 0 to 0.5 of the steps, rescale 0.5, PAG 2 (mid)." in card.text
 
 
 def test_text_encoder_in_half_precision_is_widened(model, tmp_path, no_smoke_test):
@@ -384,8 +401,11 @@ def test_number_that_is_claimed_and_missing(model, evaluation, tmp_path, no_smok
 # --- the smoke test --------------------------------------------------------------------------------------------------
 
 
+TWO_STEPS = Sampling(num_inference_steps=2, guidance_scale=3.0)
+
+
 def lion(seed: int) -> SmokeTest:
-    return SmokeTest("samples/00-lion.png", "a lion", seed, 16, 2, 3.0, None)
+    return SmokeTest("samples/00-lion.png", "a lion", seed, 16, TWO_STEPS, None)
 
 
 @pytest.mark.slow
@@ -401,6 +421,31 @@ def test_pipeline_that_needs_more_than_the_folder(model, tmp_path, no_smoke_test
     (tmp_path / "staged/pipeline_animal_ldm.py").write_text("import animal_ldm\n")
     with pytest.raises(InputError, match="does not load in a fresh process"):
         smoke_test(tmp_path / "staged", lion(0))
+
+
+PLAIN_CALLS_TAKE_MORE_STEPS = """
+from functools import wraps
+
+call = AnimalLDMPipeline.__call__
+
+@wraps(call)
+def other(self, *args, **settings):
+    return call(self, *args, **settings | ({} if settings["pag_scale"] else {"num_inference_steps": 3}))
+
+AnimalLDMPipeline.__call__ = other
+"""
+
+
+@pytest.mark.slow
+def test_classes_that_generate_different_images(model, tmp_path, no_smoke_test):
+    store_sampling_defaults(model, TUNED, AnimalLDMPipeline.from_pretrained(model).scheduler)
+    stage(model, tmp_path / "staged")
+    with (tmp_path / "staged/pipeline_animal_ldm.py").open("a") as code:
+        code.write(PLAIN_CALLS_TAKE_MORE_STEPS)
+    with pytest.raises(
+        InputError, match=r"Loaded with DiffusionPipeline, .* another image than with its own pipeline"
+    ):
+        smoke_test(tmp_path / "staged", replace(lion(0), sampling=TUNED))
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
