@@ -174,8 +174,6 @@ def out_folder(arguments: EvaluateArguments) -> Path:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(EvaluateArguments, argv, prog="animal-ldm evaluate")
     check(arguments)
-    from accelerate import PartialState
-
     from ..data.prepared import load_split
     from ..evaluation.evaluate import EvaluationSettings, SweepSettings, evaluate
     from ..evaluation.extractors import load_extractor
@@ -186,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     from ..loading import choose_device, load_pipeline
     from ..locks import locked
     from ..perceptual import PerceptualDistance
+    from ..processes import connected
 
     prompts, split = "classes", arguments.split or "train"
     if arguments.reference:
@@ -194,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
         assert arguments.data is not None
         photos = images_of_dataset(arguments.data)
         prompts = "data" if load_split(arguments.data, split).says_more_than_classes else "classes"
-    state = PartialState(cpu=arguments.device == "cpu")
+    state = connected(cpu=arguments.device == "cpu")
     shared = state if state.num_processes > 1 else None
     device = choose_device(str(state.device) if shared else arguments.device)
     pipeline = None

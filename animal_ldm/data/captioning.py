@@ -27,6 +27,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import write_text
 from ..loading import choose_device
+from ..processes import connected
 from .captioner import Captioner, ModelFiles, find_captioner
 from .captions import caption_sources, plural, with_article
 from .dataset_card import add_captioners, dataset_card
@@ -115,7 +116,7 @@ def caption_dataset(
         )
     files = find_captioner(choice.model, choice.revision)
     settings = replace(settings, prompt=files.prompt(settings.prompt))
-    state = PartialState(cpu=choice.device == "cpu", timeout=WAIT)
+    state = connected(cpu=choice.device == "cpu", timeout=WAIT)
     left_out = len(photos) - len(chosen)
     earlier = finished_run(read_report(folder / REPORT), files, settings, len(chosen))
     if earlier:

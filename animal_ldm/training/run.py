@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, parse_flag_from_env
 from diffusers.optimization import get_scheduler
 from PIL import Image
@@ -21,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..environment import hardware, library_versions
 from ..errors import InputError
 from ..files import whole_file, without_nan, write_json
+from ..processes import connected
 from .arguments import RunArguments
 from .checkpoints import check_same_checkpoint, checkpoint_paths, load_checkpoint, prepare_output_dir, save_checkpoint
 from .cost import Meter
@@ -65,7 +66,7 @@ def start_accelerator(arguments: RunArguments) -> tuple[Accelerator, Execution]:
             )
     prepare_output_dir(arguments.output_dir, arguments.resume)
     trackers: Any = [name for name in arguments.report_to.split(",") if name not in ("", "none")]
-    device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    device: Any = connected().device
     execution = begin_on(device, arguments.mixed_precision)
     folders = ProjectConfiguration(arguments.output_dir, logging_dir=f"{arguments.output_dir}/logs")
     accelerator = Accelerator(
