@@ -20,11 +20,11 @@ animal-ldm train-autoencoder --data "$photos33" --output_dir "$out/autoencoder" 
 train() {
     animal-ldm train --data "$photos" --output_dir "$out/animal-ldm-128" --fork "$earlier" --text_encoder scratch \
         --balance_classes 0.5 --snr_gamma None --batch_size 64 --learning_rate 5e-4 --num_warmup_steps 60 \
-        --lr_schedule cosine --max_minutes 82 --adjust_length --ema_half_life 15000 --mixed_precision bf16 \
+        --lr_schedule cosine --max_minutes 82 --ema_half_life 15000 --mixed_precision bf16 \
         --scheduler sde_dpm --save_dtype float16 --validate_every 25600 --checkpoint_every 25600 --country FRA \
         --cache_dir "$out/cache" "$@"
 }
-train --vae "$earlier/vae"
+train --vae "$earlier/vae" --adjust_length
 train --vae "$out/autoencoder" --resume  # the latents are the same, so the finished run takes the new decoder
 
 # Two files of weights, none above 32 MB, and how the model samples.
