@@ -17,6 +17,7 @@ import psutil
 
 from .errors import InputError, MachineError
 from .files import first_line
+from .processes import launched
 
 try:
     import fcntl
@@ -122,8 +123,7 @@ def full_disk(error: OSError) -> str | None:
 
 def lost_process(error: RuntimeError) -> str | None:
     """The message for an error of a run whose processes have lost one of them; None for any other."""
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # accelerate and torchrun set it
-    if not several or not any(words in str(error) for words in LOST):
+    if launched() == 1 or not any(words in str(error) for words in LOST):
         return None
     return f"Another process of this run was lost ({first_line(error)[:200]}). What was complete is kept: {AGAIN}."
 

@@ -1,16 +1,20 @@
 """The processes that share the work of a command, as `accelerate launch` and `torchrun` start them."""
 
 import os
-from typing import Any
-
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
-def connected(cpu: bool = False, **options: Any) -> PartialState:
+
+def launched() -> int:
+    """The number of processes that the launcher started, this one included."""
+    return int(os.environ.get("WORLD_SIZE", 1))  # accelerate and torchrun set it
+
+
+def connected(cpu: bool = False, **options: Any) -> "PartialState":
     """Accelerate's state of this process, connected with the others that were launched.
 
     Accelerate connects processes on a CPU only where it is told to use one; each of them would do all of the work, in
@@ -23,12 +27,16 @@ def connected(cpu: bool = False, **options: Any) -> PartialState:
     Raises:
         InputError: several processes were launched, and accelerate does not connect them on this device.
     """
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    without_gpu = launched > 1 and not torch.accelerator.is_available()
+    # not at the top: commands that only ask how many were launched start without torch
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    without_gpu = launched() > 1 and not torch.accelerator.is_available()
     state = PartialState(cpu=cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or without_gpu, **options)
-    if state.num_processes < launched:
+    if state.num_processes < launched():
         raise InputError(
-            f"{launched} processes were launched, but cannot share the work on {state.device}. Launch one, or set"
+            f"{launched()} processes were launched, but cannot share the work on {state.device}. Launch one, or set"
             " ACCELERATE_USE_CPU=true to use the CPU."
         )
     return state

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from animal_ldm.errors import InputError
 from animal_ldm.processes import connected
@@ -20,13 +19,6 @@ print(f"{state.process_index} of {state.num_processes}, {Accelerator().num_proce
 """
 
 
-@pytest.fixture
-def fresh_state():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with a GPU for each process, they are connected anyway")
 def test_processes_on_a_cpu_find_each_other(tmp_path):
     """Accelerate alone would make each of them the only one: two trainings in one folder."""
@@ -37,7 +29,7 @@ def test_processes_on_a_cpu_find_each_other(tmp_path):
     assert sorted(done.stdout.split("\n")[:-1]) == ["0 of 2, 2", "1 of 2, 2"], done.stderr
 
 
-def test_processes_that_cannot_be_connected(fresh_state, monkeypatch):
+def test_processes_that_cannot_be_connected(monkeypatch):
     """As on a Mac, whose GPU only one process can train on."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)

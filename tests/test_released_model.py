@@ -42,6 +42,9 @@ def test_it_generates_the_sample_of_its_card_from_the_recorded_seed(card):
     """Other processors round differently: pixels may differ by 2 of 255 on average."""
     shown = card.data.widget[0]
     settings = dict(shown["parameters"])
+    assert re.findall(r"num_inference_steps=(\d+)", card.text) == [str(settings["num_inference_steps"])]
+    assert re.findall(r"guidance_scale=([\d.]+)", card.text) == [str(settings["guidance_scale"])]
+    assert re.findall(r"manual_seed\((\d+)\)", card.text) == [str(settings["seed"])]
     generator = torch.Generator().manual_seed(settings.pop("seed"))
     image = AnimalLDMPipeline.from_pretrained(FOLDER)(shown["text"], generator=generator, **settings).images[0]
     with Image.open(FOLDER / shown["output"]["url"]) as sample:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import InputError, MachineError
+from ..processes import launched
 from .parsing import parse
 from .trainers import show_progress
 
@@ -62,7 +62,7 @@ def check(arguments: RunArguments) -> None:
         raise InputError(f"--minutes must be greater than 0, but is {arguments.minutes}.")
     if arguments.image_size is not None and (arguments.image_size < 32 or arguments.image_size % 32):
         raise InputError(f"--image_size must be a multiple of 32, but is {arguments.image_size}.")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if launched() > 1:
         raise InputError(
             "`run` works in one process. For several, use the commands of each step with `accelerate launch`."
         )

@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar
 
 from ..errors import MachineError
 from ..locks import AGAIN, locked, machine_fault
+from ..processes import launched
 from .arguments import RunArguments
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
@@ -25,11 +26,10 @@ def guarded(train: Callable[[Arguments], Path | None]) -> Callable[[Arguments], 
 
     @functools.wraps(train)
     def run(arguments: Arguments) -> Path | None:
-        # accelerate and torchrun set these
-        main, several = int(os.environ.get("RANK", 0)) == 0, int(os.environ.get("WORLD_SIZE", 1)) > 1
+        main = int(os.environ.get("RANK", 0)) == 0  # accelerate and torchrun set it
         folder = Path(arguments.output_dir)
         lock = locked(folder / ".lock", f"--output_dir {folder}") if main else contextlib.nullcontext()
-        with lock, stopped_by_launcher() if several else contextlib.nullcontext():
+        with lock, stopped_by_launcher() if launched() > 1 else contextlib.nullcontext():
             try:
                 return train(arguments)
             except (OSError, RuntimeError) as error:
