@@ -5,7 +5,7 @@ usage: python runs/grow.py PIPELINE OUT --widths 64 192 256      then: animal-ld
 A level is widened by copies of some of its channels, spread evenly so that each group of a norm keeps its channels. A
 layer that reads a copied channel divides the weight between the copies, with noise that cancels, so that training can
 tell them apart. The norms see copied channels twice, so the output changes a little (by a tenth from 64, 128, 192 to
-64, 192, 256 channels). Text encoder, tokenizer and autoencoder are copied.
+64, 192, 256 channels). The first width may grow by a whole factor. Text encoder, tokenizer and autoencoder are copied.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def part_maps(growth: Growth, name: str, module: nn.Module, concatenated: dict[s
     columns = weight.shape[1] if weight.dim() > 1 else 0
     last = name.rsplit(".", 1)[-1]
     block = name.rsplit(".", 1)[0]
-    if name.startswith(("time_embedding", "add_embedding", "conv_in", "conv_out", "conv_norm_out")):
+    if name.startswith(("time_embedding", "add_embedding")):
         return None, None
     if last in ("to_q", "to_k", "to_v"):
         cross = "attn2" in name and last != "to_q"
@@ -87,6 +87,17 @@ def part_maps(growth: Growth, name: str, module: nn.Module, concatenated: dict[s
     return growth.channels([rows]), growth.channels([columns]) if columns else None
 
 
+def finer_frequencies(weight: torch.Tensor, times: int) -> torch.Tensor:
+    """Columns of the layer that reads the sinusoidal timestep, for `times` as many frequencies.
+
+    The new ones count for nothing.
+
+    (out, cosines and sines of n frequencies) -> (out, those of times * n), for n frequencies 10000^(-i/n).
+    """
+    halves = weight.unflatten(1, (2, -1, 1))
+    return torch.cat([halves, halves.new_zeros(*halves.shape[:-1], times - 1)], -1).flatten(1)
+
+
 def skips(unet: UNet2DConditionModel) -> dict[str, list[int]]:
     """Channels of the two tensors that each residual block of the way up concatenates."""
     widths, layers = unet.config.block_out_channels, unet.config.layers_per_block
@@ -104,10 +115,15 @@ def skips(unet: UNet2DConditionModel) -> dict[str, list[int]]:
 @torch.no_grad()
 def grow(unet: UNet2DConditionModel, widths: list[int]) -> UNet2DConditionModel:
     old_widths, heads = unet.config.block_out_channels, unet.config.attention_head_dim
+    if widths[0] % old_widths[0]:
+        raise ValueError(f"expected a multiple of {old_widths[0]} as the first width, found {widths[0]}")
     head = old_widths[-1] // heads[-1]
-    new = UNet2DConditionModel.from_config(
-        {**unet.config, "block_out_channels": widths, "attention_head_dim": [width // head for width in widths]}
-    )
+    changes = {
+        "block_out_channels": widths,
+        "attention_head_dim": [width // head for width in widths],
+        "time_embedding_dim": unet.time_embedding.linear_2.out_features,
+    }
+    new = UNet2DConditionModel.from_config({**unet.config, **changes})
     growth = Growth(dict(zip(old_widths, widths, strict=True)), head)
     concatenated, state = skips(unet), dict(unet.state_dict())
     for name, module in unet.named_modules():
@@ -117,6 +133,8 @@ def grow(unet: UNet2DConditionModel, widths: list[int]) -> UNet2DConditionModel:
         state[f"{name}.weight"] = spread(module.weight, out, into)
         if module.bias is not None and out is not None:
             state[f"{name}.bias"] = module.bias[out]
+    first = "time_embedding.linear_1.weight"
+    state[first] = finer_frequencies(state[first], widths[0] // old_widths[0])
     new.load_state_dict(state)
     return new
 
