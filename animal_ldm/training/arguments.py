@@ -12,7 +12,7 @@ import tyro
 
 from ..errors import InputError, check_fraction, check_minimum, check_positive
 from ..released import is_pipeline_folder, model_folder
-from ..sampling import Sampling
+from ..sampling import SamplingOptions
 from .kinds import Content, Free, Identity, Irrelevant
 
 # --- shared by both trainers -----------------------------------------------------------------------------------------
@@ -197,9 +197,9 @@ class DiffusionOptimisationOptions(OptimisationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionLoggingOptions(LoggingOptions, Sampling):
+class DiffusionLoggingOptions(LoggingOptions, SamplingOptions):
     """Validation, sample images, evaluation, checkpoints and logs. The sampling options apply to the images made
-    during training."""
+    during training; "the model's own" are those of the pipeline that the run starts from, and it keeps them."""
 
     # Images per class in the sample grid that each validation writes. Of more than 40 classes, 40 are shown.
     samples_per_class: Irrelevant[int] = 4
@@ -280,7 +280,7 @@ class TrainingArguments(
                 "--lora_rank fine-tunes a trained model. Pass the folder of its pipeline with --unet, or its folder or"
                 " Hub id with --fork."
             )
-        Sampling.check(self)
+        SamplingOptions.check(self)
         check_minimum(self, 1, "num_ddpm_steps", "samples_per_class")
         check_minimum(self, 0, "alignment_weight", "weight_decay", "eval_every", "ema_snapshots_every")
         check_minimum(self, 2, "eval_images")
@@ -289,10 +289,10 @@ class TrainingArguments(
             check_positive(self, "snr_gamma")
         if self.fork is not None and Path(self.fork).resolve() == Path(self.output_dir).resolve():
             raise InputError("--fork and --output_dir are the same folder. Choose another, or --resume the old run.")
-        if self.num_inference_steps > self.num_ddpm_steps:
+        steps = self.settings().num_inference_steps
+        if steps > self.num_ddpm_steps:
             raise InputError(
-                f"--num_inference_steps must be at most --num_ddpm_steps, {self.num_ddpm_steps}, but is"
-                f" {self.num_inference_steps}."
+                f"--num_inference_steps must be at most --num_ddpm_steps, {self.num_ddpm_steps}, but is {steps}."
             )
 
 

@@ -25,7 +25,6 @@ from ..loading import load_component, load_pipeline
 from ..perceptual import PerceptualDistance
 from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..released import model_folder
-from ..sampling import check_layers
 from ..schedulers import build_sampling_scheduler
 from .alignment import alignment_loss, build_projector, classifier_features
 from .arguments import TrainingArguments
@@ -254,14 +253,21 @@ def trained_configs(networks: Networks) -> Configs:
     return Configs(networks.unet, networks.tokenizer, text_encoder)
 
 
+def config_of_base(arguments: TrainingArguments) -> dict[str, Any]:
+    """The config of the pipeline that the run starts from; empty if there is none."""
+    if arguments.base is None:
+        return {}
+    try:
+        return AnimalLDMPipeline.load_config(model_folder(arguments.base))
+    except OSError:  # not a pipeline, but a run that is not finished, or a UNet on the Hub
+        return {}
+
+
 def known_classes(arguments: TrainingArguments) -> list[str]:
     """Classes of the pipeline that the run starts from; a new text encoder forgets them."""
-    if arguments.base is None or arguments.text_encoder == "scratch":
+    if arguments.text_encoder == "scratch":
         return []
-    try:
-        return list(AnimalLDMPipeline.load_config(model_folder(arguments.base)).get("classes") or ())
-    except OSError:  # not a pipeline, but a run that is not finished, or a UNet on the Hub
-        return []
+    return list(config_of_base(arguments).get("classes") or ())
 
 
 def build_pipeline(
@@ -277,9 +283,10 @@ def build_pipeline(
         scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
         classes=classes,
         vocabulary=known_words(train_split.all_captions),
+        sampling_defaults=config_of_base(arguments).get("sampling_defaults"),
     )
     pipeline.set_progress_bar_config(disable=True)
-    check_layers(arguments.settings(), pipeline)
+    arguments.settings(pipeline)  # raises an `InputError` unless the UNet has the layers of --pag_applied_layers
     return pipeline
 
 

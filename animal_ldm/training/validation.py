@@ -115,7 +115,7 @@ def sample_grid(
     seeds = [arguments.seed + column for _ in own for column in range(columns)]
     together = columns if pipeline.device.type == "cpu" else max(columns, GRID_BATCH)
     with quiet(pipeline):
-        sampled = [*sample_images(pipeline, prompts, seeds, arguments.settings(), together)]
+        sampled = [*sample_images(pipeline, prompts, seeds, arguments.settings(pipeline), together)]
     found = dict(gather_object([(row, sampled[i * columns : (i + 1) * columns]) for i, row in enumerate(own)]))
     images = [image for row in range(len(rows)) for image in found[row]]
     of_classes, side = images[: len(classes) * columns], images[0].height
@@ -198,7 +198,7 @@ class BestWeights:
             number=arguments.eval_images,
             seed=arguments.seed,
             folder=run.output_dir / "evaluation",
-            sampling=arguments.settings(),
+            sampling=arguments.settings(self.pipeline),
         )
         found = quick_evaluation(self.pipeline, arguments.data, measurer, settings)
         if not run.accelerator.is_main_process:

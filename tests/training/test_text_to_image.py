@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -30,7 +30,8 @@ from animal_ldm.data.prepared import read_metadata
 from animal_ldm.data.shards import write_shards
 from animal_ldm.digest import encoder_digest, pipeline_digest, weights_digest
 from animal_ldm.errors import InputError, MachineError
-from animal_ldm.loading import load_pipeline
+from animal_ldm.loading import load_pipeline, store_sampling_defaults
+from animal_ldm.sampling import Sampling
 from animal_ldm.training import run, validation
 from animal_ldm.training.arguments import AutoencoderArguments, TrainingArguments
 from animal_ldm.training.autoencoder import train as train_autoencoder
@@ -670,6 +671,27 @@ def test_a_run_starts_from_another_ones_weights(begun, tmp_path):
     assert report_of(unfinished)["forked_from"]["digests"] == record["digests"]
     for component in ("unet", "text_encoder"):
         assert_same_weights(fork.output_dir, unfinished.output_dir, component)
+
+
+def test_a_fork_samples_as_its_model_does_and_keeps_that(begun, tmp_path):
+    settings = Sampling(num_inference_steps=2, guidance_scale=5.0, guidance_interval=(0.0, 0.5), pag_scale=3.0)
+    store_sampling_defaults(
+        begun.output_dir, settings, DDIMScheduler.from_pretrained(begun.output_dir, subfolder="scheduler")
+    )
+    fork = dataclasses.replace(begun, resume=False, fork=begun.output_dir, num_inference_steps=None, num_epochs=0.3)
+
+    def trained(name: str, **options) -> tuple[dict, bytes]:
+        """Defaults of the new model and its grid of samples, with these options for the images during training."""
+        folder = tmp_path / name
+        train(dataclasses.replace(fork, output_dir=str(folder), **options))
+        [grid] = folder.glob("samples/*.png")
+        return AnimalLDMPipeline.from_pretrained(folder).sampling_defaults, Image.open(grid).tobytes()
+
+    kept, grid = trained("own")
+    assert kept == dataclasses.asdict(settings)
+    assert trained("given", **kept) == (kept, grid)
+    still_kept, other_grid = trained("plain", pag_scale=0.0)
+    assert still_kept == kept and other_grid != grid
 
 
 @pytest.mark.parametrize(
