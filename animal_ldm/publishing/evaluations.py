@@ -81,14 +81,20 @@ def measures_copying(evaluations: Sequence[Evaluation]) -> bool:
     return any(metric.name in COPYING for evaluation in evaluations for metric in evaluation.results.metrics)
 
 
-def weak_classes(evaluations: Sequence[Evaluation]) -> list[ClassResult]:
-    """Classes that a probe recognises clearly less often in samples than in held-out photos."""
-    return [
-        found
+def weak_classes(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[ClassResult]]]:
+    """Classes that a probe recognises clearly less often in samples than in held-out photos, by extractor."""
+    found = [
+        (
+            evaluation.results.extractor.name,
+            [
+                result
+                for result in evaluation.results.per_class or ()
+                if result.accuracy_held_out is not None and result.accuracy < result.accuracy_held_out - 0.1
+            ],
+        )
         for evaluation in evaluations
-        for found in evaluation.results.per_class or ()
-        if found.accuracy_held_out is not None and found.accuracy < found.accuracy_held_out - 0.1
     ]
+    return [(extractor, classes) for extractor, classes in found if classes]
 
 
 def trained_against(extractor: ExtractorInfo, record: TrainingRecord) -> list[str]:

@@ -264,10 +264,14 @@ def test_licence_of_ones_own(training_report, folder):
 
 def test_weak_classes_are_named(training_report, evaluation):
     lion, zebra = ClassResult("lion", 10, 0.3, 0.9, "wolf"), ClassResult("zebra", 10, 0.85, 0.9, "wolf")
-    card = card_of(training_report, [changed(evaluation, per_class=[lion, zebra])])
-    assert "than in held-out photos: lion (30%, photos 90%).\n" in card
+    weak = changed(evaluation, per_class=[lion, zebra])
+    card = card_of(training_report, [weak])
+    assert "than in held-out photos: by squeezenet, lion (30%, photos 90%).\n" in card
     strong = changed(evaluation, per_class=[replace(lion, accuracy=0.9), zebra])
     assert "linear probe recognises" not in card_of(training_report, [strong])
+    assert "by squeezenet, lion (30%, photos 90%); by squeezenet, lion" in card_of(
+        training_report, [weak, strong, weak]
+    )
 
 
 def test_network_that_trained_and_measures_the_model_is_disclosed(training_report, evaluation):
