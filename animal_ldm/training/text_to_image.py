@@ -258,9 +258,10 @@ def config_of_base(arguments: TrainingArguments) -> dict[str, Any]:
     if arguments.base is None:
         return {}
     try:
-        return AnimalLDMPipeline.load_config(model_folder(arguments.base))
+        config: Any = AnimalLDMPipeline.load_config(model_folder(arguments.base))
     except OSError:  # not a pipeline, but a run that is not finished, or a UNet on the Hub
         return {}
+    return config
 
 
 def known_classes(arguments: TrainingArguments) -> list[str]:
