@@ -83,18 +83,15 @@ def measures_copying(evaluations: Sequence[Evaluation]) -> bool:
 
 def weak_classes(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[ClassResult]]]:
     """Classes that a probe recognises clearly less often in samples than in held-out photos, by extractor."""
-    found = [
-        (
-            evaluation.results.extractor.name,
-            [
-                result
-                for result in evaluation.results.per_class or ()
-                if result.accuracy_held_out is not None and result.accuracy < result.accuracy_held_out - 0.1
-            ],
-        )
+    return [
+        (evaluation.results.extractor.name, weak)
         for evaluation in evaluations
+        if (weak := [result for result in evaluation.results.per_class or () if is_weak(result)])
     ]
-    return [(extractor, classes) for extractor, classes in found if classes]
+
+
+def is_weak(result: ClassResult) -> bool:
+    return result.accuracy_held_out is not None and result.accuracy < result.accuracy_held_out - 0.1
 
 
 def trained_against(extractor: ExtractorInfo, record: TrainingRecord) -> list[str]:

@@ -126,8 +126,9 @@ def train(arguments: TrainingArguments) -> Path | None:
 
     trainer = Trainer(accelerator, arguments, networks, run.total_steps, execution)
     run.resume(**trainer.parts(), configs=trained_configs(networks))
-    classes = sorted({*train_split.classes, *known_classes(arguments)})
-    pipeline = build_pipeline(arguments, networks, train_split, classes)
+    base = config_of_base(arguments)
+    classes = sorted({*train_split.classes, *known_classes(arguments, base)})
+    pipeline = build_pipeline(arguments, networks, train_split, classes, base.get("sampling_defaults"))
     result = Result(run, pipeline, (train_split, validation_split), networks, autoencoder)
     best = BestWeights(run, arguments, pipeline, extractor, result.save) if extractor else None
     stream = ImageStream(train_split.labels, arguments.seed, arguments.balance_classes)
@@ -264,15 +265,17 @@ def config_of_base(arguments: TrainingArguments) -> dict[str, Any]:
     return config
 
 
-def known_classes(arguments: TrainingArguments) -> list[str]:
-    """Classes of the pipeline that the run starts from; a new text encoder forgets them."""
-    if arguments.text_encoder == "scratch":
-        return []
-    return list(config_of_base(arguments).get("classes") or ())
+def known_classes(arguments: TrainingArguments, base: dict[str, Any]) -> list[str]:
+    """Classes of the pipeline with this config, which the run starts from; a new text encoder forgets them."""
+    return [] if arguments.text_encoder == "scratch" else list(base.get("classes") or ())
 
 
 def build_pipeline(
-    arguments: TrainingArguments, networks: Networks, train_split: PreparedSplit, classes: list[str]
+    arguments: TrainingArguments,
+    networks: Networks,
+    train_split: PreparedSplit,
+    classes: list[str],
+    sampling_defaults: dict[str, Any] | None,
 ) -> AnimalLDMPipeline:
     """A pipeline over the networks in training: it always has their current weights."""
     noise_scheduler = build_noise_scheduler(arguments.num_ddpm_steps, arguments.prediction_type)
@@ -284,7 +287,7 @@ def build_pipeline(
         scheduler=build_sampling_scheduler(arguments.scheduler, noise_scheduler),
         classes=classes,
         vocabulary=known_words(train_split.all_captions),
-        sampling_defaults=config_of_base(arguments).get("sampling_defaults"),
+        sampling_defaults=sampling_defaults,
     )
     pipeline.set_progress_bar_config(disable=True)
     arguments.settings(pipeline)  # raises an `InputError` unless the UNet has the layers of --pag_applied_layers

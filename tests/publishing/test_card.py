@@ -269,9 +269,8 @@ def test_weak_classes_are_named(training_report, evaluation):
     assert "than in held-out photos: by squeezenet, lion (30%, photos 90%).\n" in card
     strong = changed(evaluation, per_class=[replace(lion, accuracy=0.9), zebra])
     assert "linear probe recognises" not in card_of(training_report, [strong])
-    assert "by squeezenet, lion (30%, photos 90%); by squeezenet, lion" in card_of(
-        training_report, [weak, strong, weak]
-    )
+    several = card_of(training_report, [weak, strong, weak])
+    assert "by squeezenet, lion (30%, photos 90%); by squeezenet, lion" in several
 
 
 def test_network_that_trained_and_measures_the_model_is_disclosed(training_report, evaluation):
