@@ -1,0 +1,50 @@
+"""The mean of the weights of a run and of the pipeline that it started from (model soups, arXiv 2203.05482).
+
+usage: python runs/mean.py START RUN OUT
+
+UNet and text encoder are the means of both, the rest of OUT is that of the run, without checkpoints and logs. The UNet
+is saved as float16 in files of at most 30 MB. The training report has the digest of the means, and those of both
+pipelines as `mean_of`.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from animal_ldm.digest import pipeline_digest
+from animal_ldm.files import write_json
+from animal_ldm.loading import load_pipeline, seal
+
+PARTS = {"unet": (UNet2DConditionModel, torch.float16), "text_encoder": (CLIPTextModel, torch.float32)}
+
+
+def digest(folder: Path) -> str:
+    return pipeline_digest(load_pipeline(str(folder), "cpu"))
+
+
+@torch.no_grad()
+def main(start: Path, run: Path, out: Path) -> None:
+    shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoints", "logs"))
+    for name, (kind, dtype) in PARTS.items():
+        mean, other = (kind.from_pretrained(folder / name, torch_dtype=torch.float32) for folder in (start, run))
+        for mine, its in zip(mean.parameters(), other.parameters(), strict=True):
+            mine.lerp_(its, 0.5)
+        shutil.rmtree(out / name)
+        mean.type(dtype)
+        mean.save_pretrained(out / name, max_shard_size="30MB")
+    seal(out)
+
+    file = out / "training_report.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    report["digests"]["pipeline"] = digest(out)
+    report["mean_of"] = [digest(start), digest(run)]
+    write_json(file, report)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
