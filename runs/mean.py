@@ -13,36 +13,31 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTextModel
 
 from animal_ldm.digest import pipeline_digest
 from animal_ldm.files import write_json
 from animal_ldm.loading import load_pipeline, seal
 
-PARTS = {"unet": (UNet2DConditionModel, torch.float16), "text_encoder": (CLIPTextModel, torch.float32)}
-
-
-def digest(folder: Path) -> str:
-    return pipeline_digest(load_pipeline(str(folder), "cpu"))
+SAVED_AS = {"unet": torch.float16, "text_encoder": torch.float32}
 
 
 @torch.no_grad()
 def main(start: Path, run: Path, out: Path) -> None:
     shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoints", "logs"))
-    for name, (kind, dtype) in PARTS.items():
-        mean, other = (kind.from_pretrained(folder / name, torch_dtype=torch.float32) for folder in (start, run))
-        for mine, its in zip(mean.parameters(), other.parameters(), strict=True):
+    mean, end = (load_pipeline(str(folder), "cpu") for folder in (start, run))
+    mean_of = [pipeline_digest(mean), pipeline_digest(end)]
+    for name, dtype in SAVED_AS.items():
+        network = getattr(mean, name)
+        for mine, its in zip(network.parameters(), getattr(end, name).parameters(), strict=True):
             mine.lerp_(its, 0.5)
         shutil.rmtree(out / name)
-        mean.type(dtype)
-        mean.save_pretrained(out / name, max_shard_size="30MB")
+        network.to(dtype).save_pretrained(out / name, max_shard_size="30MB")
     seal(out)
 
     file = out / "training_report.json"
     report = json.loads(file.read_text(encoding="utf-8"))
-    report["digests"]["pipeline"] = digest(out)
-    report["mean_of"] = [digest(start), digest(run)]
+    report["digests"]["pipeline"] = pipeline_digest(load_pipeline(str(out), "cpu"))
+    report["mean_of"] = mean_of
     write_json(file, report)
 
 
