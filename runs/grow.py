@@ -1,14 +1,17 @@
-"""A wider UNet that starts as nearly the same function: channels and heads are copied (Net2Net, arXiv 1511.05641).
+"""A wider or deeper UNet that starts as (nearly) the same function (Net2Net, arXiv 1511.05641).
 
-usage: python runs/grow.py PIPELINE OUT --widths 64 192 256      then: animal-ldm train --fork OUT …
+usage: python runs/grow.py PIPELINE OUT [--widths 64 192 256] [--deeper 0]      then: animal-ldm train --fork OUT …
 
 A level is widened by copies of some of its channels, spread evenly so that each group of a norm keeps its channels. A
 layer that reads a copied channel divides the weight between the copies, with noise that cancels, so that training can
 tell them apart. The norms see copied channels twice, so the output changes a little (by a tenth from 64, 128, 192 to
-64, 192, 256 channels). The first width may grow by a whole factor. Text encoder, tokenizer and autoencoder are copied.
+64, 192, 256 channels). The first width may grow by a whole factor. A level is deepened by one layer on the way down
+and one on the way up, which pass on what they get until they are trained, so the output does not change. Text encoder,
+tokenizer and autoencoder are copied.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -98,15 +101,21 @@ def finer_frequencies(weight: torch.Tensor, times: int) -> torch.Tensor:
     return torch.cat([halves, halves.new_zeros(*halves.shape[:-1], times - 1)], -1).flatten(1)
 
 
+def layers_of(unet: UNet2DConditionModel) -> list[int]:
+    """Layers of each level on the way down; the way up has one more."""
+    layers = unet.config.layers_per_block
+    return [layers] * len(unet.config.block_out_channels) if isinstance(layers, int) else list(layers)
+
+
 def skips(unet: UNet2DConditionModel) -> dict[str, list[int]]:
     """Channels of the two tensors that each residual block of the way up concatenates."""
-    widths, layers = unet.config.block_out_channels, unet.config.layers_per_block
+    widths, layers = unet.config.block_out_channels, layers_of(unet)
     stack = [widths[0]]
     for level, width in enumerate(widths):
-        stack += [width] * layers + ([width] if level < len(widths) - 1 else [])
+        stack += [width] * layers[level] + ([width] if level < len(widths) - 1 else [])
     found, hidden = {}, widths[-1]
     for block, width in enumerate(reversed(widths)):
-        for layer in range(layers + 1):
+        for layer in range(layers[-1 - block] + 1):
             found[f"up_blocks.{block}.resnets.{layer}"] = [hidden, stack.pop()]
             hidden = width
     return found
@@ -139,15 +148,42 @@ def grow(unet: UNet2DConditionModel, widths: list[int]) -> UNet2DConditionModel:
     return new
 
 
+@torch.no_grad()
+def deepen(unet: UNet2DConditionModel, level: int) -> UNet2DConditionModel:
+    """One more layer at `level`, last on the way down and second on the way up, where its skip connections meet."""
+    layers = layers_of(unet)
+    down, up = f"down_blocks.{level}", f"up_blocks.{len(layers) - 1 - level}"
+    added = [f"{down}.{{}}.{layers[level]}", f"{up}.{{}}.1"]
+    layers[level] += 1
+    new = UNet2DConditionModel.from_config({**unet.config, "layers_per_block": layers})
+    state = new.state_dict()
+    for name, value in unet.state_dict().items():
+        moved = re.fullmatch(rf"({re.escape(up)}\.(?:resnets|attentions)\.)([1-9]\d*)(\..+)", name)
+        state[f"{moved[1]}{int(moved[2]) + 1}{moved[3]}" if moved else name] = value
+    for layer in added:
+        for last in (f"{layer.format('resnets')}.conv2", f"{layer.format('attentions')}.proj_out"):
+            for part in ("weight", "bias"):
+                if f"{last}.{part}" in state:
+                    state[f"{last}.{part}"].zero_()
+    shortcut = f"{up}.resnets.1.conv_shortcut"  # of what comes from below, without the skip connection
+    state[f"{shortcut}.weight"].zero_().flatten(1).fill_diagonal_(1)
+    state[f"{shortcut}.bias"].zero_()
+    new.load_state_dict(state)
+    return new
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pipeline")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--widths", type=int, nargs="+", required=True)
+    parser.add_argument("--widths", type=int, nargs="+", help="new channels of every level")
+    parser.add_argument("--deeper", type=int, nargs="*", default=[], help="levels that get one more layer, after that")
     given = parser.parse_args()
     torch.manual_seed(423432)
     pipeline = load_pipeline(given.pipeline, "cpu")
-    grown = grow(pipeline.unet, given.widths)
+    grown = grow(pipeline.unet, given.widths) if given.widths else pipeline.unet
+    for level in given.deeper:
+        grown = deepen(grown, level)
     latents = torch.randn(4, grown.config.in_channels, grown.config.sample_size, grown.config.sample_size)
     hidden = torch.randn(4, 16, grown.config.cross_attention_dim)
     timesteps = torch.tensor([10, 300, 600, 990])

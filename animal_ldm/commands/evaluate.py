@@ -22,7 +22,7 @@ class EvaluateArguments(SamplingOptions):
     """Measure a model's samples against real photos.
 
     Writes report.html, a page that a browser opens anywhere; results.json (animal_ldm/evaluation/results.py documents
-    its fields); samples.png, precision_recall.png, fd_curve.png, nearest.png, captions.png for prompts from the data
+    its fields); samples.webp, precision_recall.png, fd_curve.png, nearest.png, captions.png for prompts from the data
     and, with --sweep, sweep.png. An interrupted run resumes where it stopped. Several processes share the work:
     `accelerate launch -m animal_ldm evaluate MODEL ...`.
     """

@@ -265,7 +265,8 @@ def write(
         train: the training photos, which images of a report show; None: they are not at hand.
     """
     first = samples.take(range(len(measured[0][1][0])))
-    plots.save_sample_grid(first, results, out / "samples.png")
+    plots.save_sample_grid(first, results, out / "samples.webp")
+    (out / "samples.png").unlink(missing_ok=True)  # the same, by an earlier version
     plots.save_captioned_samples(first, results, out / "captions.png")
     for own, (reference, [features, *_]) in zip(results.each(), measured, strict=True):
         folder = plots_folder(out, results, own)

@@ -26,11 +26,11 @@ def save_sample_grid(samples: Images, results: Results, path: Path) -> None:
     """The first samples of every class, a row each: uncurated."""
     groups = first_of_every_class(samples, GRID_COLUMNS)
     rows = {label or "samples": [samples[index] for index in indices] for label, indices in groups.items()}
-    figure = Figure(figsize=(0.9 * GRID_COLUMNS + 1.2, 0.93 * len(rows) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.05 * GRID_COLUMNS + 1.2, 1.08 * len(rows) + 0.4), layout="constrained")
     _caption(figure, results)
     for axes, (label, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         blank = [np.full_like(images[0], 255)] * (GRID_COLUMNS - len(images))
-        axes.imshow(np.concatenate([*images, *blank], axis=1), interpolation="nearest")
+        axes.imshow(np.concatenate([*images, *blank], axis=1))
         axes.set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False)
         _bare(axes)
     _save(figure, path)
@@ -53,7 +53,7 @@ def save_captioned_samples(samples: Images, results: Results, path: Path) -> Non
         _bare(axes)
         if shown:
             text, index = shown.pop(0)
-            axes.imshow(samples[index], interpolation="nearest")
+            axes.imshow(samples[index])
             title = textwrap.fill(text, width=27, max_lines=3, placeholder=" …")
             axes.set_title(title, fontsize="small", parse_math=False)
     _save(figure, path)
@@ -230,5 +230,6 @@ def _bare(axes: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    photographic = {"quality": 92, "method": 6} if path.suffix == ".webp" else {}
     with whole_file(path) as partial:
-        figure.savefig(partial, dpi=130)
+        figure.savefig(partial, dpi=130, pil_kwargs=photographic)

@@ -16,6 +16,8 @@ from .training_record import TrainingRecord
 HUB_METRICS = {"prompt_accuracy": "accuracy", "precision": "precision", "recall": "recall"}
 FID_ON_HUB = "FID"
 
+SAMPLE_GRIDS = ("samples.webp", "samples.png")  # files of the plot of samples: now, and by earlier versions
+
 COPYING = {"nearer_than_held_out", "median_distance", "nearer_than_closest_percent", "authpct"}
 
 
@@ -29,7 +31,7 @@ class Evaluation:
     @property
     def samples(self) -> str | None:
         """The path of the grid of samples."""
-        return next((path for path in self.plots if path.endswith("/samples.png")), None)
+        return next((path for path in self.plots if path.endswith(SAMPLE_GRIDS)), None)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..sampling import Sampling, quiet, sample_images
 from .architecture import describe, verify_digests
 from .card import PublishedModel, Sample, complete, model_card, public_names
 from .checks import check_files, link
-from .evaluations import Evaluation
+from .evaluations import SAMPLE_GRIDS, Evaluation
 from .privacy import public_report
 from .request import ModelSource, Statements
 from .rules import check_card
@@ -50,7 +50,7 @@ PUBLISHED_CLASS = "StableDiffusionPipeline"
 
 # Plots of an evaluation and their captions. Those that show photos are published on request only.
 PLOTS = {
-    "samples.png": "Uncurated samples: the first ones of every class, one class per row",
+    **dict.fromkeys(SAMPLE_GRIDS, "Uncurated samples: the first ones of every class, one class per row"),
     "captions.png": "Uncurated samples: the first ones whose prompts say more than the class, below their prompts",
     "precision_recall.png": "Precision and recall of the samples and of real photos in their place",
     "fd_curve.png": "The Fréchet distance against 1/N shows how far it depends on the number of samples",

@@ -67,7 +67,7 @@ def times(state: RunState) -> Iterator[tuple[str, str]]:
 def images(out: Path) -> Iterator[tuple[str, str]]:
     """(description, file below `out`): those of the evaluation, before it those of the training."""
     evaluated = {
-        "Uncurated samples of every class": "evaluation/samples.png",
+        "Uncurated samples of every class": "evaluation/samples.webp",
         "Samples beside the nearest training photos": "evaluation/nearest.png",
     }
     found = {words: file for words, file in evaluated.items() if (out / file).is_file()}

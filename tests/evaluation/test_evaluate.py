@@ -83,7 +83,7 @@ def test_report_of_a_pipeline(run, tiny_pipeline_folder):
     assert kernel.subsets.std > 0
     assert {found.label for found in results.per_class} == {"lion", "polar bear", "zebra"}
     assert sum(found.n_generated for found in results.per_class) == 60
-    plots = {"samples.png", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png", "report.html"}
+    plots = {"samples.webp", "precision_recall.png", "fd_curve.png", "nearest.png", "sweep.png", "report.html"}
     assert plots < {path.name for path in out.iterdir()}
     assert "FID" not in printed
     for text in (

@@ -211,6 +211,6 @@ def evaluation(model, results, tmp_path):
     folder.mkdir(parents=True)
     digest = pipeline_digest(AnimalLDMPipeline.from_pretrained(model))
     replace(results, model=ModelInfo("tiny", digest)).write(folder / "results.json")
-    for name in ("samples.png", "precision_recall.png", "nearest.png"):
+    for name in ("samples.webp", "precision_recall.png", "nearest.png"):
         Image.new("RGB", (8, 8)).save(folder / name)
     return folder

@@ -71,7 +71,7 @@ Environmental Impact; Technical Specifications; Software; Citation; Model Card C
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("samples/00-zebra.png", "evaluation/squeezenet/samples.png"):
+    for name in ("samples/00-zebra.png", "evaluation/squeezenet/samples.webp"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"picture")
     return tmp_path
@@ -79,7 +79,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def evaluation(results) -> Evaluation:
-    return Evaluation(results, {"evaluation/squeezenet/samples.png": "Samples"})
+    return Evaluation(results, {"evaluation/squeezenet/samples.webp": "Samples"})
 
 
 def card_of(report, evaluations=(), statements=STATEMENTS, samples=SAMPLES, verified=("identity.vae",)) -> str:
@@ -173,7 +173,7 @@ def test_baseline_is_marked_as_not_comparable(training_report, evaluation):
 
 def test_at_a_glance(training_report, evaluation):
     top = card_of(training_report, [evaluation]).split("## At a Glance")[1].split("\n## ")[0]
-    assert "![Samples](evaluation/squeezenet/samples.png)" in top
+    assert "![Samples](evaluation/squeezenet/samples.webp)" in top
     accuracy = evaluation.results.find("prompt_accuracy")
     shown = row(top, "prompt accuracy (higher is better)")
     assert shown[1].startswith(f"{accuracy.value:.4g}")
@@ -575,8 +575,8 @@ def test_rules_of_the_hub_for_spaces(tmp_path, broken, message):
 
 
 def test_images_must_exist(training_report, evaluation, folder):
-    (folder / "evaluation/squeezenet/samples.png").unlink()
-    with pytest.raises(InputError, match=r"squeezenet/samples\.png, which does not exist"):
+    (folder / "evaluation/squeezenet/samples.webp").unlink()
+    with pytest.raises(InputError, match=r"squeezenet/samples\.webp, which does not exist"):
         check_card(card_of(training_report, [evaluation]), "model", folder)
 
 

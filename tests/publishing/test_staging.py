@@ -52,7 +52,7 @@ HALF_PRECISION_FILES = {
     "vae/diffusion_pytorch_model.fp16.safetensors",
 }
 EVALUATION_FILES = {
-    f"evaluation/squeezenet/{name}" for name in ("results.json", "report.html", "samples.png", "precision_recall.png")
+    f"evaluation/squeezenet/{name}" for name in ("results.json", "report.html", "samples.webp", "precision_recall.png")
 }
 SAMPLE_FILES = {f"samples/{name}.png" for name in ("00-lion", "01-polar_bear", "02-wolf", "03-zebra")}
 OWN_FILES = {"README.md", "SHA256SUMS", "model_index.json", "pipeline_animal_ldm.py", "training_report.json"}
@@ -198,6 +198,14 @@ def test_plots_of_training_photos_only_on_request(model, evaluation, tmp_path, n
         assert all(np.array_equal(before[name], staged[name]) for name in ("mu", "sigma", "train", "validation"))
         names = [json.loads(arrays["about"].tobytes())["data"]["name"] for arrays in (before, staged)]
     assert names == ["prepared", STATEMENTS.dataset_title or ""]
+
+
+def test_grid_of_samples_of_an_earlier_version(model, evaluation, tmp_path, no_smoke_test):
+    Image.new("RGB", (8, 8)).save(evaluation / "samples.png")
+    (evaluation / "samples.webp").unlink()
+    stage(model, tmp_path / "staged", [evaluation])
+    assert "squeezenet/samples.png)" in (tmp_path / "staged/README.md").read_text()
+    assert (tmp_path / "staged/evaluation/squeezenet/samples.png").is_file()
 
 
 def test_report_has_public_names_and_photos_only_on_request(model, evaluation, tmp_path, no_smoke_test):
