@@ -152,23 +152,25 @@ def grow(unet: UNet2DConditionModel, widths: list[int]) -> UNet2DConditionModel:
 def deepen(unet: UNet2DConditionModel, level: int) -> UNet2DConditionModel:
     """One more layer at `level`, last on the way down and second on the way up, where its skip connections meet."""
     layers = layers_of(unet)
-    down, up = f"down_blocks.{level}", f"up_blocks.{len(layers) - 1 - level}"
-    added = [f"{down}.{{}}.{layers[level]}", f"{up}.{{}}.1"]
+    up_name = re.escape(f"up_blocks.{len(layers) - 1 - level}")
     layers[level] += 1
     new = UNet2DConditionModel.from_config({**unet.config, "layers_per_block": layers})
     state = new.state_dict()
     for name, value in unet.state_dict().items():
-        moved = re.fullmatch(rf"({re.escape(up)}\.(?:resnets|attentions)\.)([1-9]\d*)(\..+)", name)
+        moved = re.fullmatch(rf"({up_name}\.(?:resnets|attentions)\.)([1-9]\d*)(\..+)", name)
         state[f"{moved[1]}{int(moved[2]) + 1}{moved[3]}" if moved else name] = value
-    for layer in added:
-        for last in (f"{layer.format('resnets')}.conv2", f"{layer.format('attentions')}.proj_out"):
-            for part in ("weight", "bias"):
-                if f"{last}.{part}" in state:
-                    state[f"{last}.{part}"].zero_()
-    shortcut = f"{up}.resnets.1.conv_shortcut"  # of what comes from below, without the skip connection
-    state[f"{shortcut}.weight"].zero_().flatten(1).fill_diagonal_(1)
-    state[f"{shortcut}.bias"].zero_()
     new.load_state_dict(state)
+    down, up = new.down_blocks[level], new.up_blocks[-1 - level]
+    for block, added in ((down, layers[level] - 1), (up, 1)):
+        last = [block.resnets[added].conv2]
+        if hasattr(block, "attentions"):
+            last.append(block.attentions[added].proj_out)
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    shortcut = up.resnets[1].conv_shortcut  # of what comes from below, without the skip connection
+    nn.init.dirac_(shortcut.weight)
+    nn.init.zeros_(shortcut.bias)
     return new
 
 

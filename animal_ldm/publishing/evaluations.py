@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from huggingface_hub import EvalResult
 
@@ -31,7 +32,7 @@ class Evaluation:
     @property
     def samples(self) -> str | None:
         """The path of the grid of samples."""
-        return next((path for path in self.plots if path.endswith(SAMPLE_GRIDS)), None)
+        return next((path for path in self.plots if PurePosixPath(path).name in SAMPLE_GRIDS), None)
 
 
 @dataclass(frozen=True)
