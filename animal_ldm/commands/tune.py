@@ -45,7 +45,7 @@ class TuneArguments:
     # Schedulers to try.
     scheduler: tuple[Literal["ddim", "euler_ancestral", "sde_dpm"], ...] = ("ddim", "euler_ancestral", "sde_dpm")
     # Guidance intervals to try, START STOP each, as fractions of the steps: 0 is the noisiest.
-    guidance_interval: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.2, 1.0), (0.2, 0.8))
+    guidance_interval: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.2, 1.0), (0.2, 0.8), (0.3, 0.8))
     # Guidance rescales to try, from 0 to 1.
     guidance_rescale: tuple[float, ...] = (0.0, 0.5)
     # Scales of perturbed-attention guidance to try.
