@@ -22,7 +22,7 @@ SAVED_AS = {"unet": torch.float16, "text_encoder": torch.float32}
 
 
 @torch.no_grad()
-def main(start: Path, run: Path, out: Path, share: float) -> None:
+def main(start: Path, run: Path, out: Path, share: float = 0.5) -> None:
     shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoints", "logs"))
     mean, end = (load_pipeline(str(folder), "cpu") for folder in (start, run))
     mean_of = [pipeline_digest(mean), pipeline_digest(end)]
@@ -42,4 +42,4 @@ def main(start: Path, run: Path, out: Path, share: float) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), share=float(sys.argv[4]) if len(sys.argv) > 4 else 0.5)
+    main(*map(Path, sys.argv[1:4]), *map(float, sys.argv[4:]))
