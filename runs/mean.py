@@ -42,4 +42,5 @@ def main(start: Path, run: Path, out: Path, share: float = 0.5) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), *map(float, sys.argv[4:]))
+    start, run, out, *share = sys.argv[1:]
+    main(Path(start), Path(run), Path(out), *map(float, share))
