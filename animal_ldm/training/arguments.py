@@ -342,10 +342,6 @@ class ReconstructionOptions(ObjectiveOptions):
     # Fraction of batches whose latents are scaled and rotated, to be decoded into photos scaled and rotated the same
     # way (EQ-VAE). This makes the latents easier to learn for a diffusion model.
     equivariance: Identity[float] = 0.0
-    # Noise added to the latents before they are decoded, with --decoder_only: its standard deviation differs from image
-    # to image, |N(0, LATENT_NOISE^2)| for latents of unit variance (RAE, arXiv 2510.11690). The decoder learns to
-    # overlook the errors of a diffusion model; 0.1 to 0.2 suit latents of an AutoencoderKL.
-    latent_noise: Identity[float] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,7 +402,7 @@ class AutoencoderArguments(
     def check(self) -> None:
         super().check()
         self._check_starting_point()
-        check_minimum(self, 0, "perceptual_weight", "coarse_weight", "discriminator_weight", "latent_noise")
+        check_minimum(self, 0, "perceptual_weight", "coarse_weight", "discriminator_weight")
         check_minimum(self, 0, "discriminator_learning_rate")
         check_minimum(self, 1, "validation_images")
         check_fraction(self, "discriminator_start", "equivariance")
@@ -438,11 +434,6 @@ class AutoencoderArguments(
             raise InputError(
                 "--kl_weight has no effect with --decoder_only, because the encoder is not trained. Remove one of"
                 " them."
-            )
-        if self.latent_noise and not self.decoder_only:
-            raise InputError(
-                "--latent_noise needs latents that stay as they are: an encoder in training would make them larger to"
-                " drown the noise. Pass --decoder_only with --pretrained, or remove it."
             )
 
     def resolved(self) -> Self:

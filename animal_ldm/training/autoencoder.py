@@ -102,11 +102,9 @@ def train(arguments: AutoencoderArguments) -> Path | None:
         images = to_model_range(random_crops(pixels, chosen, size, generator, rows))
         noise = torch.randn(latent_shape, generator=generator)[rows]
         transform = random_transform(generator, arguments.equivariance)
-        levels = torch.randn(arguments.batch_size, 1, 1, 1, generator=generator)[rows].abs()
-        added_std = levels * arguments.latent_noise / vae.config.scaling_factor
         if execution.pinned_memory:
-            images, noise, added_std = images.pin_memory(), noise.pin_memory(), added_std.pin_memory()
-        return Crops(images, noise, added_std, transform)
+            images, noise = images.pin_memory(), noise.pin_memory()
+        return Crops(images, noise, transform)
 
     for images_seen, crops in prepared_along(run.steps(), crops_at, arguments.batch_size, execution):
         # the window the discriminator looks at is a function of (seed, images seen, process) too
@@ -206,16 +204,15 @@ class Reconstruction(torch.nn.Module):
         self.vae = vae
 
     def forward(
-        self, images: torch.Tensor, noise: torch.Tensor, added_std: torch.Tensor, transform: Transform
+        self, images: torch.Tensor, noise: torch.Tensor, transform: Transform
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `(B, 3, H, W)` and standard normal noise `(B, C, h, w)` to reconstructions and the posterior's KL.
 
-        The latents are samples of the posterior, with noise of the standard deviation `added_std` `(B, 1, 1, 1)` on
-        top, and are decoded after `transform`. The KL divergence from N(0, I) is summed over the latent: `(B,)`.
+        The latents are decoded after `transform`. The KL divergence from N(0, I) is summed over the latent: `(B,)`.
         """
         posterior = self.vae.encode(images).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        latents = mean + (logvar.exp() + added_std.square()).sqrt() * noise  # the sum of two normal variables
+        latents = mean + torch.exp(0.5 * logvar) * noise
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
         return self.vae.decode(transform(latents)).sample, kl
 
@@ -229,14 +226,12 @@ class Crops:
 
     images: torch.Tensor  # (B, 3, S, S), -1 to 1
     noise: torch.Tensor  # (B, C, h, w), for the latents
-    added_std: torch.Tensor  # (B, 1, 1, 1), of the noise beyond the posterior's
     transform: Transform  # of images and latents
 
-    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Transform]:
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Transform]:
         asynchronous = device.type == "cuda"
-        tensors = self.images, self.noise, self.added_std
-        images, noise, added_std = (tensor.to(device, non_blocking=asynchronous) for tensor in tensors)
-        return images, noise, added_std, self.transform
+        images, noise = (tensor.to(device, non_blocking=asynchronous) for tensor in (self.images, self.noise))
+        return images, noise, self.transform
 
 
 class Trainer:
@@ -297,12 +292,12 @@ class Trainer:
         Nothing here waits for the device: its work is queued, and what is returned stays there.
         """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
-        batch, noise, added_std, transform = crops.on(accelerator.device)
+        batch, noise, transform = crops.on(accelerator.device)
         losses = {"train/loss": torch.zeros((), device=accelerator.device)}
         targets, decoded_pieces = transform(batch), []
         for rows in accumulate(accelerator, self.model, self.arguments):
             with accelerator.autocast():
-                decoded, kl = self.model(batch[rows], noise[rows], added_std[rows], transform)
+                decoded, kl = self.model(batch[rows], noise[rows], transform)
             decoded = decoded.float()
             decoded_pieces.append(decoded.detach())
             loss = self.reconstruction_loss(targets[rows], decoded, kl)
