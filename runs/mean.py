@@ -2,11 +2,12 @@
 
 usage: python runs/mean.py START RUN OUT [SHARE]
 
-UNet and text encoder are the means of both, with weights 1 - SHARE and SHARE (0.5 by default); the rest of OUT is that
-of the run, without checkpoints and logs. The UNet is saved as float16 in files of at most 30 MB. The training report
+UNet and text encoder are the means of both, with weights 1 - SHARE and SHARE (0.5 by default), the embeddings token by
+token; the rest of OUT is that of the run, without checkpoints and logs. The UNet is saved as float16 in files of at most 30 MB. The training report
 has the digest of the means, those of both pipelines as `mean_of`, and the SHARE of the run as `mean_share`.
 """
 
+import copy
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ import torch
 from animal_ldm.digest import pipeline_digest
 from animal_ldm.files import write_json
 from animal_ldm.loading import load_pipeline, seal
+from animal_ldm.training.text import take_over
 
 SAVED_AS = {"unet": torch.float16, "text_encoder": torch.float32}
 
@@ -24,14 +26,16 @@ SAVED_AS = {"unet": torch.float16, "text_encoder": torch.float32}
 @torch.no_grad()
 def main(start: Path, run: Path, out: Path, share: float = 0.5) -> None:
     shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoints", "logs"))
-    mean, end = (load_pipeline(str(folder), "cpu") for folder in (start, run))
-    mean_of = [pipeline_digest(mean), pipeline_digest(end)]
-    for name, dtype in SAVED_AS.items():
-        network = getattr(mean, name)
+    before, end = (load_pipeline(str(folder), "cpu") for folder in (start, run))
+    mean_of = [pipeline_digest(before), pipeline_digest(end)]
+    # Words have other numbers where the run's captions have them in another order.
+    in_its_order = copy.deepcopy(end.text_encoder)
+    take_over(end.tokenizer, in_its_order, before.tokenizer, before.text_encoder)
+    for name, network in {"unet": before.unet, "text_encoder": in_its_order}.items():
         for mine, its in zip(network.parameters(), getattr(end, name).parameters(), strict=True):
             mine.lerp_(its, share)
         shutil.rmtree(out / name)
-        network.to(dtype).save_pretrained(out / name, max_shard_size="30MB")
+        network.to(SAVED_AS[name]).save_pretrained(out / name, max_shard_size="30MB")
     seal(out)
 
     file = out / "training_report.json"
