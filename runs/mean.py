@@ -3,8 +3,9 @@
 usage: python runs/mean.py START RUN OUT [SHARE]
 
 UNet and text encoder are the means of both, with weights 1 - SHARE and SHARE (0.5 by default), the embeddings token by
-token; the rest of OUT is that of the run, without checkpoints and logs. The UNet is saved as float16 in files of at most 30 MB. The training report
-has the digest of the means, those of both pipelines as `mean_of`, and the SHARE of the run as `mean_share`.
+token; the rest of OUT is that of the run, without checkpoints and logs. The UNet is saved as float16 in files of at
+most 30 MB. The training report has the digest of the means, those of both pipelines as `mean_of`, and the SHARE of the
+run as `mean_share`.
 """
 
 import copy
