@@ -27,16 +27,18 @@ SAVED_AS = {"unet": torch.float16, "text_encoder": torch.float32}
 @torch.no_grad()
 def main(start: Path, run: Path, out: Path, share: float = 0.5) -> None:
     shutil.copytree(run, out, ignore=shutil.ignore_patterns("checkpoints", "logs"))
-    before, end = (load_pipeline(str(folder), "cpu") for folder in (start, run))
-    mean_of = [pipeline_digest(before), pipeline_digest(end)]
+    mean, end = (load_pipeline(str(folder), "cpu") for folder in (start, run))
+    mean_of = [pipeline_digest(mean), pipeline_digest(end)]
     # Words have other numbers where the run's captions have them in another order.
-    in_its_order = copy.deepcopy(end.text_encoder)
-    take_over(end.tokenizer, in_its_order, before.tokenizer, before.text_encoder)
-    for name, network in {"unet": before.unet, "text_encoder": in_its_order}.items():
+    text_encoder = copy.deepcopy(end.text_encoder)
+    take_over(end.tokenizer, text_encoder, mean.tokenizer, mean.text_encoder)
+    mean.text_encoder = text_encoder
+    for name, dtype in SAVED_AS.items():
+        network = getattr(mean, name)
         for mine, its in zip(network.parameters(), getattr(end, name).parameters(), strict=True):
             mine.lerp_(its, share)
         shutil.rmtree(out / name)
-        network.to(SAVED_AS[name]).save_pretrained(out / name, max_shard_size="30MB")
+        network.to(dtype).save_pretrained(out / name, max_shard_size="30MB")
     seal(out)
 
     file = out / "training_report.json"
