@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How a UNet was made from that of models/animal-ldm-128, but not released: trained against its own samples twice, first
-# against plain ones, then against guided ones. It ran as an earlier form of against_samples.py: 256 samples were held out to watch, the first training was two of
-# 6 minutes (3e-5) and 20 (4e-5) at a constant rate for 0.6 of each.
+# against plain ones, then against guided ones. It ran as an earlier form of against_samples.py: 256 samples were held out
+# to watch, and the first training was two, of 6 minutes (3e-5) and 20 (4e-5), at a constant rate for 0.6 of each.
 # usage, from the root of a checkout: runs/2026-11-30-against-samples.sh PHOTOS11 SQUEEZENET.safetensors EARLIER [OUT]
 # PHOTOS11: photos prepared by 2026-11-25-animal-ldm-128.sh. EARLIER: models/animal-ldm-128 as commit b6392c9 has it.
 set -euo pipefail
