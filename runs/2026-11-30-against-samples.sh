@@ -10,7 +10,11 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000
 mkdir -p "$out"
 
 against() { python runs/against_samples.py "$@"; }
-both() { for part in 0 1; do OMP_NUM_THREADS=1 against sample "$@" --part $part & done; wait; }  # a core each
+both() {  # parts of the samples, a core each
+    OMP_NUM_THREADS=1 against sample "$@" --part 0 & local other=$!
+    OMP_NUM_THREADS=1 against sample "$@" --part 1
+    wait $other
+}
 
 both "$earlier" "$photos" "$out/plain" -n 4000 --plain
 OMP_NUM_THREADS=2 against train "$earlier" "$photos" "$out/first" --samples "$out"/plain.*.pt --minutes 26 \

@@ -14,7 +14,6 @@ stay. The training report of OUT is that of PIPELINE, with a record of this trai
 import argparse
 import copy
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -23,28 +22,26 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
-from animal_ldm.data.prepared import PreparedSplit, load_splits
+from animal_ldm.data.prepared import load_splits
 from animal_ldm.digest import pipeline_digest
 from animal_ldm.files import write_json
-from animal_ldm.loading import load_pipeline, seal
+from animal_ldm.loading import load_pipeline
+from animal_ldm.training.batches import DiffusionProcess, EncodedPhotos
 from animal_ldm.training.cache import Cache
-from animal_ldm.training.latents import latent_moments, sample_latents
+from animal_ldm.training.ema import EMA
+from animal_ldm.training.latents import latent_moments
 from animal_ldm.training.objective import build_noise_scheduler, training_target
+from animal_ldm.training.stream import ImageStream, image_noise, step_generator
+from animal_ldm.training.text import Captions
+from animal_ldm.training.validation import save_pipeline
 
 BATCH = 32  # photos in a step, and as many samples
+BALANCE = 0.5  # classes by the root of their sizes
 WARM_UP = 20  # steps
 CONSTANT = 0.4  # of the time, then the learning rate falls to nothing
-MEMORY = 0.995  # of the averaged weights, per step
+HALF_LIFE, RAMP_UP = 4400, 0.077  # of the averaged weights, see `EMA`
 NOTED = 50  # steps
-OF_OLD = ("README.md", "evaluation", "samples", "checkpoints", "logs")  # what holds for the old weights alone
-
-
-def drawn(split: PreparedSplit, number: int, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-    """Photos, classes by the root of their sizes, and a caption of each."""
-    classes = np.unique(np.asarray(split.labels), return_inverse=True)[1]
-    weights = np.bincount(classes)[classes] ** -0.5
-    chosen = generator.choice(len(split), number, p=weights / weights.sum())
-    return chosen, [split.captions[i][generator.integers(len(split.captions[i]))] for i in chosen]
+SEED = 17
 
 
 @torch.no_grad()
@@ -52,8 +49,10 @@ def sample(options: argparse.Namespace) -> None:
     pipeline = load_pipeline(options.pipeline, "cpu")
     pipeline.set_progress_bar_config(disable=True)
     split, _ = load_splits(options.photos, False)
-    _, captions = drawn(split, options.n, np.random.default_rng(1000 + options.part))
-    generator = torch.Generator().manual_seed(7000 + options.part)
+    chosen = ImageStream(split.labels, options.part, BALANCE).indices(0, options.n)
+    choice = np.random.default_rng(options.part)
+    captions = [split.captions[i][choice.integers(len(split.captions[i]))] for i in chosen]
+    generator = torch.Generator().manual_seed(options.part)
     settings = {"guidance_scale": 1.0, "pag_scale": 0.0} if options.plain else {}
     latents = []
     for start in range(0, options.n, BATCH):
@@ -67,64 +66,64 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    torch.manual_seed(0)
-    generator = np.random.default_rng(17)
     pipeline = load_pipeline(options.pipeline, "cpu")
-    unet, fixed = copy.deepcopy(pipeline.unet).train(), pipeline.unet.requires_grad_(False)
+    started_from = pipeline_digest(pipeline)
+    fixed, vae = pipeline.unet.requires_grad_(False), pipeline.vae
+    unet = copy.deepcopy(fixed).train().requires_grad_(True)
+    config = pipeline.scheduler.config
+    scheduler = build_noise_scheduler(config.num_train_timesteps, config.prediction_type)
+
     split, _ = load_splits(options.photos, False)
-    cache, vae = Cache(Accelerator(cpu=True), options.cache_dir), pipeline.vae
+    cache = Cache(Accelerator(cpu=True), options.cache_dir)
+    captions = Captions(cache, split.all_captions, pipeline.tokenizer, pipeline.text_encoder, frozen=True)
     moments = latent_moments(cache, split, vae, len(split.image(0)))
+    process = DiffusionProcess(vae.config.scaling_factor, config.num_train_timesteps)
+    photos, stream = EncodedPhotos(split, moments, captions, process), ImageStream(split.labels, SEED, BALANCE)
     stored = [torch.load(file) for file in options.samples]
     samples = torch.cat([part["latents"] for part in stored]).float()
-    of_samples = [caption for part in stored for caption in part["captions"]]
-    scheduler = build_noise_scheduler(1000, pipeline.scheduler.config.prediction_type)
-    texts = sorted({*split.all_captions, *of_samples})
-    with torch.no_grad():
-        embedded = torch.cat([pipeline.encode_prompt([text], "cpu", 1, False)[0] for text in texts])
-    table = dict(zip(texts, embedded, strict=True))
+    of_samples = captions.numbers([caption for part in stored for caption in part["captions"]])
 
-    def errors(network, latents, noise, timesteps, captions):
+    def errors(network, latents, noise, timesteps, texts):
         """Squared errors summed over the latent, (B,)."""
         with torch.autocast("cpu", torch.bfloat16):
-            found = network(scheduler.add_noise(latents, noise, timesteps), timesteps, captions, return_dict=False)[0]
+            found = network(scheduler.add_noise(latents, noise, timesteps), timesteps, texts, return_dict=False)[0]
         target = training_target(scheduler, latents, noise, timesteps)
         return (found.float() - target).square().sum((1, 2, 3))
 
     optimizer = torch.optim.AdamW(unet.parameters(), options.learning_rate, (0.9, 0.99), weight_decay=0)
-    averaged, step, begun, logits = copy.deepcopy(unet).requires_grad_(False), 0, time.monotonic(), []
+    ema, step, begun, logits = EMA(unet.parameters(), HALF_LIFE, RAMP_UP), 0, time.monotonic(), []
     while (done := (time.monotonic() - begun) / 60 / options.minutes) < 1:
         factor = min((step + 1) / WARM_UP, 1.0 if done < CONSTANT else (1 - done) / (1 - CONSTANT))
         optimizer.param_groups[0]["lr"] = options.learning_rate * factor
-        chosen, captions = drawn(split, BATCH, generator)
-        flips, others = generator.integers(2, size=BATCH), generator.integers(len(samples), size=BATCH)
-        shape = samples[others].shape
-        photos = sample_latents(moments[chosen, flips], torch.randn(shape), vae.config.scaling_factor)
-        latents = torch.cat([photos, samples[others]])
-        texts = torch.stack([table[text] for text in (*captions, *(of_samples[i] for i in others))])
-        noise, timesteps = torch.randn_like(latents), torch.randint(1000, (BATCH,)).repeat(2)
+        seen = BATCH * step
+        generator = step_generator(SEED, seen)
+        noise = image_noise(SEED, seen + np.arange(BATCH), (2, *samples.shape[1:]))
+        batch = photos.batch(stream.indices(seen, BATCH), generator, 0.0, noise)
+        others = torch.randint(len(samples), (BATCH,), generator=generator)
+        latents = torch.cat([batch.latents, samples[others]])
+        noise = torch.cat([batch.noise, torch.randn(batch.noise.shape, generator=generator)])
+        texts = torch.cat([batch.captions, torch.from_numpy(captions.table[of_samples[others]])])
+        inputs = (latents, noise, batch.timesteps.repeat(2), texts)
         with torch.no_grad():
-            before = errors(fixed, latents, noise, timesteps, texts)
-        logit = options.beta * (before - errors(unet, latents, noise, timesteps, texts))
-        of_photos, of_others = logit.chunk(2)
+            before = errors(fixed, *inputs)
+        of_photos, of_others = (options.beta * (before - errors(unet, *inputs))).chunk(2)
         loss = -F.logsigmoid(of_photos).mean() - F.logsigmoid(-of_others).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        with torch.no_grad():
-            for mean, weight in zip(averaged.parameters(), unet.parameters(), strict=True):
-                mean.lerp_(weight, 1 - min(MEMORY, (step + 1) / (step + 10)))
+        ema.update(BATCH * step, BATCH)
         logits.append((of_photos.mean().item(), of_others.mean().item()))
         if step % NOTED == 0:
-            of_photos, of_others = np.mean(logits[-NOTED:], axis=0)
-            print(f"{step} steps: logits of photos {of_photos:+.3f}, of samples {of_others:+.3f}", flush=True)
+            recent = np.mean(logits[-NOTED:], axis=0)
+            print(f"{step} steps: logits of photos {recent[0]:+.3f}, of samples {recent[1]:+.3f}", flush=True)
 
-    shutil.copytree(options.pipeline, options.out, ignore=shutil.ignore_patterns("unet", *OF_OLD))
-    averaged.eval().half().save_pretrained(options.out / "unet", max_shard_size="30MB")
-    seal(options.out)
+    pipeline.unet = unet.eval()
+    with ema.swapped_in():
+        save_pipeline(pipeline, options.out, "float16")
     record = {
-        "started_from": pipeline_digest(pipeline),
+        "started_from": started_from,
         "photos_seen": BATCH * step,
         "samples": len(samples),
         "samples_guided": [not part["plain"] for part in stored],
@@ -132,11 +131,10 @@ def train(options: argparse.Namespace) -> None:
         "learning_rate": options.learning_rate,
         "beta": options.beta,
     }
-    file = options.out / "training_report.json"
-    report = json.loads(file.read_text(encoding="utf-8"))
+    report = json.loads(Path(options.pipeline, "training_report.json").read_text(encoding="utf-8"))
     report["digests"]["pipeline"] = pipeline_digest(load_pipeline(str(options.out), "cpu"))
     report["against_samples"] = [*report.get("against_samples", []), record]
-    write_json(file, report)
+    write_json(options.out / "training_report.json", report)
 
 
 def main() -> None:
