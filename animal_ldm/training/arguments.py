@@ -333,15 +333,12 @@ class ReconstructionOptions(ObjectiveOptions):
     # has no effect with --decoder_only.
     kl_weight: Identity[float | None] = None
     # Input of the discriminator: patches of pixels, or LPIPS features of a random window (projected GAN), which learns
-    # faster and takes less time; or both, with a discriminator each.
-    discriminator: Identity[Literal["patches", "features", "both"]] = "patches"
+    # faster and takes less time.
+    discriminator: Identity[Literal["patches", "features"]] = "patches"
     # Weight of the adversarial loss. 0 turns it off.
     discriminator_weight: Identity[float] = 0.5
     # Fraction of the run after which the adversarial loss starts.
     discriminator_start: Free[float] = 0.6
-    # With --decoder_only: number of latents that --pretrained, a whole pipeline, samples before the training. The
-    # discriminator then judges images decoded from them as well as reconstructions.
-    samples: Identity[int] = 0
     # Fraction of batches whose latents are scaled and rotated, to be decoded into photos scaled and rotated the same
     # way (EQ-VAE). This makes the latents easier to learn for a diffusion model.
     equivariance: Identity[float] = 0.0
@@ -415,14 +412,10 @@ class AutoencoderArguments(
             check_minimum(self, 1, "latent_channels")
         if self.downsample_factor not in (None, 2, 4, 8):
             raise InputError(f"--downsample_factor must be 2, 4 or 8, but is {self.downsample_factor}.")
-        if self.discriminator != "patches" and not self.perceptual_weight:
+        if self.discriminator == "features" and not self.perceptual_weight:
             raise InputError(
-                f"--discriminator {self.discriminator} works on the features of LPIPS. Pass a --perceptual_weight"
-                " above 0."
+                "--discriminator features works on the features of LPIPS. Pass a --perceptual_weight above 0."
             )
-        check_minimum(self, 0, "samples")
-        if self.samples:
-            self._check_samples()
 
     def _check_starting_point(self) -> None:
         """Refuse options that would have no effect: the report must not list what is not true of the network."""
@@ -441,19 +434,6 @@ class AutoencoderArguments(
             raise InputError(
                 "--kl_weight has no effect with --decoder_only, because the encoder is not trained. Remove one of"
                 " them."
-            )
-
-    def _check_samples(self) -> None:
-        if not self.decoder_only:
-            raise InputError(
-                "--samples needs --decoder_only: a new encoder would not have the latents that were sampled before."
-            )
-        if not self.discriminator_weight:
-            raise InputError("--samples has no effect without a discriminator. Pass a --discriminator_weight above 0.")
-        if self.equivariance:
-            raise InputError(
-                "--samples cannot be combined with --equivariance: samples cannot be scaled and rotated as photos"
-                " are. Remove one of them."
             )
 
     def resolved(self) -> Self:

@@ -7,9 +7,8 @@ with a second L1 between the images downsampled to the size of the latent.
 # diffusers annotates configs, outputs and tensors too narrowly for a type checker.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..data.prepared import PreparedSplit, load_splits
-from ..digest import encoder_digest, network_digest, pipeline_digest
+from ..digest import encoder_digest, network_digest
 from ..errors import InputError
 from ..files import whole_folder
-from ..loading import load_component, load_pipeline
+from ..loading import load_component
 from ..perceptual import PerceptualDistance
-from ..pipeline_animal_ldm import AnimalLDMPipeline
 from ..pixels import to_model_range, to_uint8
 from ..released import RELEASED_MODEL
 from .arguments import AutoencoderArguments
@@ -36,14 +34,7 @@ from .batches import prepared_along
 from .cache import Cache
 from .cost import autoencoder_record
 from .crops import center_crop, pixel_array, random_crops
-from .discriminator import (
-    Discriminators,
-    FeatureDiscriminator,
-    PatchDiscriminator,
-    adaptive_weight,
-    fooling_loss,
-    hinge_loss,
-)
+from .discriminator import FeatureDiscriminator, PatchDiscriminator, adaptive_weight, fooling_loss, hinge_loss
 from .ema import EMA
 from .equivariance import Transform, least_image_size, random_transform
 from .execution import Execution
@@ -51,7 +42,6 @@ from .guard import guarded
 from .models import autoencoder_architecture, build_autoencoder, downsample_factor
 from .normalisation import latent_statistics, normalize_latents
 from .run import Run, accumulate, learning_rate_schedule, rows_of, start_accelerator
-from .samples import sampled_latents
 from .stream import ImageStream, step_generator, step_seed
 
 # What the digests in the report are computed over.
@@ -82,7 +72,6 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     # networks; those that may have to be downloaded come before anything slow
     torch.manual_seed(arguments.seed)
     vae = load_or_build(arguments)
-    sampler = load_pipeline(arguments.pretrained, str(device)) if arguments.pretrained and arguments.samples else None
     earlier = autoencoder_record(arguments.pretrained) if arguments.pretrained else None
     latent_size = size // downsample_factor(vae)
     least = least_image_size(arguments.perceptual_weight > 0)
@@ -92,7 +81,7 @@ def train(arguments: AutoencoderArguments) -> Path | None:
             f" side that is a multiple of 4, but these are {size} and {latent_size}."
         )
     perceptual = PerceptualDistance(arguments.squeezenet_weights).to(device) if arguments.perceptual_weight else None
-    identity = identity_of(arguments, (train_split, validation_split), vae, sampler, perceptual)
+    identity = identity_of(arguments, (train_split, validation_split), vae, perceptual)
     adversarial_from = arguments.discriminator_start if arguments.discriminator_weight > 0 else 1.0
     run = Run(accelerator, arguments, identity, len(train_split), execution, adversarial_from)
     execution = run.execution
@@ -102,9 +91,6 @@ def train(arguments: AutoencoderArguments) -> Path | None:
     # data
     cache = Cache(accelerator, arguments.cache_dir)
     pixels, validation_pixels = pixel_array(cache, train_split), pixel_array(cache, validation_split)
-    samples = None
-    if sampler is not None:
-        samples = sampled_latents(cache, sampler, train_split, arguments.samples, arguments.seed)
     some_validation_pixels = validation_pixels[:: -(-len(validation_pixels) // arguments.validation_images)]
     stream = ImageStream(train_split.labels, arguments.seed)
     rows = rows_of(accelerator, arguments).reshape(-1)
@@ -116,12 +102,9 @@ def train(arguments: AutoencoderArguments) -> Path | None:
         images = to_model_range(random_crops(pixels, chosen, size, generator, rows))
         noise = torch.randn(latent_shape, generator=generator)[rows]
         transform = random_transform(generator, arguments.equivariance)
-        sampled = None
-        if samples is not None:
-            drawn = torch.randint(len(samples), (arguments.batch_size,), generator=generator).numpy()
-            sampled = torch.from_numpy(samples[drawn[rows]]).float()
-        crops = Crops(images, noise, transform, sampled)
-        return crops.pinned() if execution.pinned_memory else crops
+        if execution.pinned_memory:
+            images, noise = images.pin_memory(), noise.pin_memory()
+        return Crops(images, noise, transform)
 
     for images_seen, crops in prepared_along(run.steps(), crops_at, arguments.batch_size, execution):
         # the window the discriminator looks at is a function of (seed, images seen, process) too
@@ -191,7 +174,6 @@ def identity_of(
     arguments: AutoencoderArguments,
     splits: Sequence[PreparedSplit],
     vae: AutoencoderKL,
-    sampler: AnimalLDMPipeline | None,
     perceptual: PerceptualDistance | None,
 ) -> dict[str, Any]:
     """Digests of what the run is made of, see `Run`. Call it before training: the network has its first weights.
@@ -202,21 +184,16 @@ def identity_of(
     return {
         "data": splits[0].fingerprint,
         "data.validation": splits[1].fingerprint,
-        "pretrained": pipeline_digest(sampler)
-        if sampler is not None
-        else network_digest(vae, weights=arguments.pretrained is not None),
+        "pretrained": network_digest(vae, weights=arguments.pretrained is not None),
         "squeezenet_weights": perceptual and perceptual.backbone_digest(),
     }
 
 
-def build_discriminators(kind: str, perceptual: PerceptualDistance | None) -> Discriminators:
-    found: list[torch.nn.Module] = []
-    if kind in ("features", "both"):
-        assert perceptual is not None  # see `AutoencoderArguments.check`
-        found.append(FeatureDiscriminator(perceptual))
-    if kind in ("patches", "both"):
-        found.append(PatchDiscriminator())
-    return Discriminators(found)
+def build_discriminator(kind: str, perceptual: PerceptualDistance | None) -> torch.nn.Module:
+    if kind == "patches":
+        return PatchDiscriminator()
+    assert perceptual is not None  # see `AutoencoderArguments.check`
+    return FeatureDiscriminator(perceptual)
 
 
 class Reconstruction(torch.nn.Module):
@@ -227,19 +204,17 @@ class Reconstruction(torch.nn.Module):
         self.vae = vae
 
     def forward(
-        self, images: torch.Tensor, noise: torch.Tensor, transform: Transform, samples: torch.Tensor | None = None
+        self, images: torch.Tensor, noise: torch.Tensor, transform: Transform
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `(B, 3, H, W)` and standard normal noise `(B, C, h, w)` to reconstructions and the posterior's KL.
 
         The latents are decoded after `transform`. The KL divergence from N(0, I) is summed over the latent: `(B,)`.
-        After the reconstructions come the decoded `samples`, latents `(S, C, h, w)`.
         """
         posterior = self.vae.encode(images).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + torch.exp(0.5 * logvar) * noise
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3))
-        latents = transform(latents)
-        return self.vae.decode(latents if samples is None else torch.cat([latents, samples])).sample, kl
+        return self.vae.decode(transform(latents)).sample, kl
 
 
 # --- optimisation ----------------------------------------------------------------------------------------------------
@@ -252,19 +227,11 @@ class Crops:
     images: torch.Tensor  # (B, 3, S, S), -1 to 1
     noise: torch.Tensor  # (B, C, h, w), for the latents
     transform: Transform  # of images and latents
-    samples: torch.Tensor | None = None  # (B, C, h, w), latents sampled by a pipeline
 
-    def to(self, device: torch.device) -> "Crops":
-        """On `device`; copied there while the CPU goes on if they are `pinned`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
-
-    def pinned(self) -> "Crops":
-        """In page-locked memory, from which CUDA copies asynchronously."""
-        return self._each(torch.Tensor.pin_memory)
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Crops":
-        samples = None if self.samples is None else change(self.samples)
-        return Crops(change(self.images), change(self.noise), self.transform, samples)
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, Transform]:
+        asynchronous = device.type == "cuda"
+        images, noise = (tensor.to(device, non_blocking=asynchronous) for tensor in (self.images, self.noise))
+        return images, noise, self.transform
 
 
 class Trainer:
@@ -286,16 +253,14 @@ class Trainer:
     ):
         self.accelerator, self.arguments, self.vae = accelerator, arguments, vae
         self.perceptual = perceptual
-        self.discriminators = build_discriminators(arguments.discriminator, perceptual)
-        # what samples looked like before, see `adversarial_loss`
-        self.before = copy.deepcopy(vae).requires_grad_(False) if arguments.samples else None
+        self.discriminator = build_discriminator(arguments.discriminator, perceptual)
         trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
         fused = execution.fused_adamw or None
         optimizer = torch.optim.AdamW(
             trained, arguments.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused
         )
         discriminator_optimizer = torch.optim.AdamW(
-            self.discriminators.parameters(),
+            self.discriminator.parameters(),
             arguments.discriminator_learning_rate,
             betas=(0.5, 0.9),
             weight_decay=0.0,
@@ -303,7 +268,7 @@ class Trainer:
         )
         self.lr_scheduler = learning_rate_schedule(optimizer, arguments, total_steps)
         self.model, self.judge, self.optimizer, self.discriminator_optimizer = accelerator.prepare(
-            Reconstruction(vae), self.discriminators, optimizer, discriminator_optimizer
+            Reconstruction(vae), self.discriminator, optimizer, discriminator_optimizer
         )
         self.ema = EMA(trained, arguments.ema_half_life)
         if execution.compiled:
@@ -314,7 +279,7 @@ class Trainer:
         """Everything that has a state."""
         return {
             "vae": self.vae,
-            "discriminator": self.discriminators if len(self.discriminators) > 1 else self.discriminators[0],
+            "discriminator": self.discriminator,
             "optimizer": self.optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
             "lr_scheduler": self.lr_scheduler,
@@ -327,20 +292,16 @@ class Trainer:
         Nothing here waits for the device: its work is queued, and what is returned stays there.
         """
         accelerator, parts = self.accelerator, self.arguments.gradient_accumulation_steps
-        crops = crops.to(accelerator.device)
-        batch, noise, transform, samples = crops.images, crops.noise, crops.transform, crops.samples
+        batch, noise, transform = crops.on(accelerator.device)
         losses = {"train/loss": torch.zeros((), device=accelerator.device)}
         targets, decoded_pieces = transform(batch), []
         for rows in accumulate(accelerator, self.model, self.arguments):
-            piece = None if samples is None else samples[rows]
             with accelerator.autocast():
-                decoded, kl = self.model(batch[rows], noise[rows], transform, piece)
+                decoded, kl = self.model(batch[rows], noise[rows], transform)
             decoded = decoded.float()
             decoded_pieces.append(decoded.detach())
-            loss = self.reconstruction_loss(targets[rows], decoded[: len(kl)], kl)
+            loss = self.reconstruction_loss(targets[rows], decoded, kl)
             losses["train/loss"] += loss.detach() / parts
-            if piece is not None:
-                loss = loss + self.change_of_samples(piece, decoded[len(kl) :])
             if adversarial:
                 loss = loss + self.adversarial_loss(loss, decoded)
             accelerator.backward(loss / parts)
@@ -360,7 +321,7 @@ class Trainer:
         for rows, decoded in zip(pieces, decoded_pieces, strict=True):
             with accelerator.autocast():
                 verdicts = self.judge(torch.cat([targets[rows], decoded]))
-            loss = sum(hinge_loss(each, len(targets[rows])) for each in verdicts)
+            loss = hinge_loss(verdicts)
             loss_sum += loss.detach() / parts
             accelerator.backward(loss / parts)
         self.discriminator_optimizer.step()
@@ -380,23 +341,14 @@ class Trainer:
             loss = loss + self.arguments.perceptual_weight * distance.float().mean()
         return loss
 
-    def change_of_samples(self, samples: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-        """Coarse L1 distance of decoded samples to what the decoder made of them before: their layout shall stay."""
-        assert self.before is not None
-        with torch.no_grad(), self.accelerator.autocast():
-            before = self.before.decode(samples).sample.float()
-        coarse = F.avg_pool2d(decoded - before, downsample_factor(self.vae))
-        return self.arguments.coarse_weight * coarse.abs().mean()
-
     def adversarial_loss(self, loss: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-        """The discriminators' verdicts on `decoded`, each balanced against the reconstruction `loss`."""
-        self.discriminators.requires_grad_(False)
+        """The discriminator's verdict on `decoded`, balanced against the reconstruction `loss`."""
+        self.discriminator.requires_grad_(False)
         with self.accelerator.autocast():
-            foolings = [fooling_loss(verdicts) for verdicts in self.discriminators(decoded)]
-        self.discriminators.requires_grad_(True)
-        last = self.vae.decoder.conv_out.weight
-        balanced = [adaptive_weight(loss, fooling, last) * fooling for fooling in foolings]
-        return self.arguments.discriminator_weight * torch.stack(balanced).mean()
+            fooling = fooling_loss(self.discriminator(decoded))
+        self.discriminator.requires_grad_(True)
+        weight = adaptive_weight(loss, fooling, self.vae.decoder.conv_out.weight)
+        return self.arguments.discriminator_weight * weight * fooling
 
 
 # --- validation and report -------------------------------------------------------------------------------------------

@@ -63,26 +63,18 @@ class FeatureDiscriminator(nn.Module):
         return [head(seen) for head, seen in zip(self.heads, maps[:-1], strict=True)]
 
 
-class Discriminators(nn.ModuleList):
-    """Several, each with its own verdicts on the same images."""
-
-    def forward(self, images: torch.Tensor) -> list[list[torch.Tensor]]:
-        return [discriminator(images) for discriminator in self]
-
-
-def hinge_loss(verdicts: list[torch.Tensor], photos: int) -> torch.Tensor:
+def hinge_loss(verdicts: list[torch.Tensor]) -> torch.Tensor:
     """Discriminator's hinge loss (Lim & Ye 2017, arXiv 1705.02894).
 
     Args:
-        verdicts: maps `(B, ...)`; every map has the same weight.
-        photos: how many of the images, the first, are photos; the others are decoded.
+        verdicts: maps `(2B, ...)`, first photos, then as many reconstructions; every map has the same weight.
     """
-    parts = [(verdict[:photos].float(), verdict[photos:].float()) for verdict in verdicts]
-    return 0.5 * torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in parts]).mean()
+    halves = [verdict.float().chunk(2) for verdict in verdicts]
+    return 0.5 * torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in halves]).mean()
 
 
 def fooling_loss(verdicts: list[torch.Tensor]) -> torch.Tensor:
-    """Generator's hinge loss, for the decoder; `verdicts` are those on what it decoded."""
+    """Generator's hinge loss, for the decoder; `verdicts` are those on reconstructions."""
     return -torch.stack([verdict.float().mean() for verdict in verdicts]).mean()
 
 

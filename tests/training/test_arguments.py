@@ -72,9 +72,6 @@ def test_arguments_of_the_pipeline_out_of_range_are_named(name, value, message):
         TrainingArguments(**REQUIRED, **{name: value}).check()
 
 
-DECODER = {"pretrained": "model", "decoder_only": True}
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -87,9 +84,6 @@ DECODER = {"pretrained": "model", "decoder_only": True}
         ({"latent_channels": 0}, "--latent_channels must be at least 1"),
         ({"discriminator": "features", "perceptual_weight": 0.0}, "Pass a --perceptual_weight above 0"),
         ({"decoder_only": True}, "Pass its folder or Hub id with --pretrained"),
-        ({"pretrained": "model", "samples": 8}, "--samples needs --decoder_only"),
-        ({**DECODER, "samples": 8, "discriminator_weight": 0.0}, "--samples has no effect without a discriminator"),
-        ({**DECODER, "samples": 8, "equivariance": 0.5}, "--samples cannot be combined with --equivariance"),
         ({"pretrained": "vae", "preset": "small"}, "--preset cannot be combined with --pretrained"),
         (
             {"pretrained": "vae", "latent_channels": 4, "downsample_factor": 8},
